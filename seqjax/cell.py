@@ -1,0 +1,133 @@
+"""Cell: what a recurrence is made of."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax import _checks
+from seqjax.unroll import Model, check_params, check_state
+
+__all__ = ["Cell", "bind"]
+
+Tree = Any
+
+
+class bind(functools.partial):
+    """`functools.partial` that is equal, and hashes alike, where function and arguments are.
+
+    A factory binds its options to module-level functions with it; so the same arguments make
+    an equal cell, and `jit` does not trace again.
+    """
+
+    def _key(self):
+        return self.func, self.args, tuple(sorted(self.keywords.items()))
+
+    def __eq__(self, other):
+        return isinstance(other, bind) and self._key() == other._key()
+
+    def __hash__(self):
+        return hash(self._key())
+
+
+def _as_it_is(params, value):
+    return value
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True, kw_only=True)
+class Cell(Model):
+    """A recurrence as pure functions of one time step (notes, section 3).
+
+        u(t) = project(params, x(t))                 no state in it: computed for all t at once
+        z(t) = preactivate(params, h(t-1), u(t))     everything that has parameters
+        h(t) = activate(z(t), h(t-1))                no parameters: gates, tanh, cell state
+        y(t) = readout(params, h(t))                 no recurrence: computed for all t at once
+
+    u, z, h and y are pytrees; h is the state. Its batch axes come from `vmap`.
+
+    Attributes:
+      init: `init(key) -> params`.
+      initial_state: `initial_state(params) -> h(-1)`.
+      preactivate, activate: as above.
+      project: as above; u(t) = x(t) if left out.
+      readout: as above; y(t) = h(t) if left out.
+      activate_vjp: the rule `(z, h_prev, h, dh) -> (dz, dh_prev)`, [∂h/∂z]ᵀ dh and [∂h/∂h_prev]ᵀ dh
+        at fixed z: ∇_Z = ∇_h f'(Z). JAX's own where None. Must be linear in dh. Written as
+        dh times a factor, `dh * (a * b)`, the factor is computed for all t at once.
+      preactivate_vjp: the rule `(params, h_prev, u, z, dz) -> dh_prev`, [∂z/∂h_prev]ᵀ dz: ∇_Z W11.
+        JAX's own where None.
+      input: shape and dtype of x(t), to be checked; anything goes if None.
+      dtype: what the parameters are cast to before they are used; left alone if None.
+
+    `seqjax.testing.check_cell` proves a cell of your own.
+
+    >>> import jax, jax.numpy as jnp, seqjax as sj
+    >>> leaky = sj.Cell(                                   # h(t) = h(t-1)/2 + tanh(x(t) + h(t-1) W)
+    ...     init=lambda key: {"kernel": jax.random.normal(key, (4, 4))},
+    ...     initial_state=lambda params: jnp.zeros(4),
+    ...     preactivate=lambda params, h, u: u + sj.matmul(h, params["kernel"]),
+    ...     activate=lambda z, h: h / 2 + jnp.tanh(z),
+    ...     activate_vjp=lambda z, h_prev, h, dh: (dh * (1 - jnp.tanh(z) ** 2), dh / 2),
+    ...     preactivate_vjp=lambda params, h_prev, u, z, dz: sj.matmul(dz, params["kernel"].T),
+    ... )
+    >>> state, ys = leaky.unroll(leaky.init(jax.random.key(0)), jnp.ones((10, 4)))
+    >>> ys.shape
+    (10, 4)
+    """
+
+    init: Callable[[jax.Array], Tree]
+    initial_state: Callable[[Tree], Tree]
+    preactivate: Callable[[Tree, Tree, Tree], Tree]
+    activate: Callable[[Tree, Tree], Tree]
+    project: Callable[[Tree, Tree], Tree] = _as_it_is
+    readout: Callable[[Tree, Tree], Tree] = _as_it_is
+    activate_vjp: Callable[[Tree, Tree, Tree, Tree], tuple[Tree, Tree]] | None = None
+    preactivate_vjp: Callable[[Tree, Tree, Tree, Tree, Tree], Tree] | None = None
+    input: jax.ShapeDtypeStruct | None = None
+    dtype: Any = None
+
+    def step(self, params: Tree, state: Tree, x: Tree) -> tuple[Tree, Tree]:
+        """One time step: (h(t), y(t)) from h(t-1) and x(t), in `lax.scan` order."""
+        params, state = check_params(self, params), check_state(self, params, state)
+        if self.input is not None:
+            x = _checks.array("x", x, self.input.shape, self.input.dtype)
+        params = self._cast(params)
+        z = self.preactivate(params, state, self.project(params, x))
+        state = self.activate(z, state)
+        return state, self.readout(params, state)
+
+    def window(self, params, state, xs, steps, adjoint):
+        start = state if steps.reset is None else self.initial_state(params)
+        params = self._cast(params)
+        u = jax.vmap(self.project, (None, 0))(params, xs)
+        state, states = adjoint.recur(self, params, state, start, u, steps)
+        return state, jax.vmap(self.readout, (None, 0))(params, states)
+
+    def astype(self, dtype):
+        dtype = _checks.float_dtype("dtype", dtype)
+        return dataclasses.replace(
+            self,
+            init=bind(cast_result, self.init, dtype),
+            initial_state=bind(cast_result, self.initial_state, dtype),
+            input=self.input and jax.ShapeDtypeStruct(self.input.shape, dtype),
+            dtype=dtype,
+        )
+
+    def _cast(self, params):
+        return params if self.dtype is None else cast(params, self.dtype)
+
+
+def cast(tree: Tree, dtype) -> Tree:
+    """The tree with its floating leaves in `dtype`."""
+    return jax.tree.map(
+        lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree
+    )
+
+
+def cast_result(function: Callable, dtype, *args) -> Tree:
+    return cast(function(*args), dtype)

@@ -1,0 +1,176 @@
+"""The gated recurrent unit."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+
+from seqjax import _checks
+from seqjax.cell import Cell
+from seqjax.cells._recurrent import recurrent_cell, zero_vector
+from seqjax.rows import matmul
+
+__all__ = ["gru"]
+
+
+class Gates(NamedTuple):
+    """Pre-activations: reset, update, candidate."""
+
+    r: jax.Array
+    z: jax.Array
+    n: jax.Array
+
+
+class GatesAfter(NamedTuple):
+    """Pre-activations where the reset gate comes after the matmul: it acts on m alone."""
+
+    r: jax.Array
+    z: jax.Array
+    n: jax.Array
+    m: jax.Array
+
+
+def gru(
+    input_size: int,
+    hidden_size: int,
+    *,
+    reset_after: bool = True,
+    learn_initial_state: bool = False,
+    dtype=None,
+    param_dtype=None,
+) -> Cell:
+    """The gated recurrent unit, with PyTorch's order of the gates (r, z, n).
+
+        r, z = W1 x(t) + W11 h(t-1) + b                     (their rows of W1, W11, b)
+        n = W1 x(t) + b + σ(r) m,  m = W11 h(t-1) + b_m      reset after the matmul
+        n = W1 x(t) + b + W11 (σ(r) h(t-1))                  reset before it
+        h(t) = (1 - σ(z)) tanh(n) + σ(z) h(t-1),  y(t) = h(t)
+
+    Args:
+      input_size: I, the size of x(t).
+      hidden_size: H, the size of h(t).
+      reset_after: where the reset gate acts: after the matmul (PyTorch, cuDNN, Flax), or
+        before it (Cho et al. 2014; Haiku).
+      learn_initial_state: whether h(-1) is a parameter (from zero) instead of zero.
+      dtype: of inputs, states and outputs; JAX's default float if None.
+      param_dtype: of the parameters; `dtype` if None.
+
+    Returns:
+      A cell with params {"kernel": [I, 3H], "recurrent_kernel": [H, 3H], "bias": [3H]}, and
+      "recurrent_bias": [H] (b_m) if the reset comes after, drawn from U(±1/√H), and
+      "initial_state": [H] if it is learned. The state is h, [H].
+
+    Raises:
+      TypeError, ValueError: an argument is not as described.
+
+    References:
+      Cho et al. 2014, arXiv:1406.1078; notes, section 3.
+
+    >>> import jax, jax.numpy as jnp, seqjax as sj
+    >>> cell = sj.gru(3, 4)
+    >>> h, ys = cell.unroll(cell.init(jax.random.key(0)), jnp.ones((10, 3)))
+    >>> h.shape, ys.shape
+    ((4,), (10, 4))
+    """
+    functions = RESET_AFTER if _checks.flag("reset_after", reset_after) else RESET_BEFORE
+    return recurrent_cell(
+        input_size,
+        hidden_size,
+        gates=3,
+        zero_state=zero_vector,
+        learn_initial_state=learn_initial_state,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        project=project,
+        **functions,
+    )
+
+
+def project(params, x):
+    return Gates(*jnp.split(matmul(x, params["kernel"]) + params["bias"], 3))
+
+
+# Reset after the matmul.
+def add_recurrent_bias(key, params, bound):
+    bias = params["bias"]
+    shape = (bias.size // 3,)
+    return params | {"recurrent_bias": jax.random.uniform(key, shape, bias.dtype, -bound, bound)}
+
+
+def preactivate_after(params, h_prev, u):
+    r, z, m = jnp.split(matmul(h_prev, params["recurrent_kernel"]), 3)
+    return GatesAfter(u.r + r, u.z + z, u.n, m + params["recurrent_bias"])
+
+
+def preactivate_after_vjp(params, h_prev, u, z, dz):
+    return matmul(jnp.concatenate([dz.r, dz.z, dz.m]), params["recurrent_kernel"].T)
+
+
+def activate_after(z, h_prev):
+    n = jnp.tanh(z.n + sigmoid(z.r) * z.m)
+    return n + sigmoid(z.z) * (h_prev - n)
+
+
+def activate_after_vjp(z, h_prev, h, dh):
+    r, update = sigmoid(z.r), sigmoid(z.z)
+    n = jnp.tanh(z.n + r * z.m)
+    to_n = (1 - update) * (1 - n * n)
+    dz = GatesAfter(
+        r=dh * (to_n * (z.m * (r * (1 - r)))),
+        z=dh * ((h_prev - n) * (update * (1 - update))),
+        n=dh * to_n,
+        m=dh * (to_n * r),
+    )
+    return dz, dh * update
+
+
+# Reset before the matmul: r acts inside `preactivate`, which is then not linear in h(t-1).
+def preactivate_before(params, h_prev, u):
+    to_gates, to_candidate = _split_kernel(params, h_prev.size)
+    r, z = jnp.split(matmul(h_prev, to_gates), 2)
+    r = u.r + r
+    return Gates(r, u.z + z, u.n + matmul(sigmoid(r) * h_prev, to_candidate))
+
+
+def preactivate_before_vjp(params, h_prev, u, z, dz):
+    to_gates, to_candidate = _split_kernel(params, h_prev.size)
+    r = sigmoid(z.r)
+    d_gated = matmul(dz.n, to_candidate.T)
+    dr = dz.r + d_gated * (h_prev * (r * (1 - r)))
+    return d_gated * r + matmul(jnp.concatenate([dr, dz.z]), to_gates.T)
+
+
+def activate_before(z, h_prev):
+    n = jnp.tanh(z.n)
+    return n + sigmoid(z.z) * (h_prev - n)
+
+
+def activate_before_vjp(z, h_prev, h, dh):
+    update, n = sigmoid(z.z), jnp.tanh(z.n)
+    dz = Gates(
+        r=jnp.zeros_like(dh),
+        z=dh * ((h_prev - n) * (update * (1 - update))),
+        n=dh * ((1 - update) * (1 - n * n)),
+    )
+    return dz, dh * update
+
+
+def _split_kernel(params, hidden_size):
+    return jnp.split(params["recurrent_kernel"], [2 * hidden_size], axis=1)
+
+
+RESET_AFTER = {
+    "adjust": add_recurrent_bias,
+    "preactivate": preactivate_after,
+    "preactivate_vjp": preactivate_after_vjp,
+    "activate": activate_after,
+    "activate_vjp": activate_after_vjp,
+}
+RESET_BEFORE = {
+    "adjust": None,
+    "preactivate": preactivate_before,
+    "preactivate_vjp": preactivate_before_vjp,
+    "activate": activate_before,
+    "activate_vjp": activate_before_vjp,
+}

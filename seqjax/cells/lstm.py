@@ -1,0 +1,135 @@
+"""Long short-term memory."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+
+from seqjax import _checks
+from seqjax.cell import Cell, bind
+from seqjax.cells._recurrent import recurrent_cell
+from seqjax.rows import matmul
+
+__all__ = ["LSTMState", "lstm"]
+
+
+class LSTMState(NamedTuple):
+    """The state of `lstm`: the output h and the cell state c, [H] each."""
+
+    h: jax.Array
+    c: jax.Array
+
+
+class Gates(NamedTuple):
+    """One array per gate: a stack of them, sliced by gate inside a scan, does not vectorise."""
+
+    i: jax.Array
+    f: jax.Array
+    g: jax.Array
+    o: jax.Array
+
+
+def lstm(
+    input_size: int,
+    hidden_size: int,
+    *,
+    forget_bias: float | None = None,
+    learn_initial_state: bool = False,
+    dtype=None,
+    param_dtype=None,
+) -> Cell:
+    """Long short-term memory, with PyTorch's order of the gates.
+
+        i, f, g, o = W1 x(t) + W11 h(t-1) + b
+        c(t) = σ(f) c(t-1) + σ(i) tanh(g)
+        h(t) = σ(o) tanh(c(t)),  y(t) = h(t)
+
+    Args:
+      input_size: I, the size of x(t).
+      hidden_size: H, the size of h(t) and c(t).
+      forget_bias: what the bias of f starts from (1 is common); drawn like the rest if None.
+      learn_initial_state: whether h(-1), c(-1) are parameters (from zero) instead of zero.
+      dtype: of inputs, states and outputs; JAX's default float if None.
+      param_dtype: of the parameters; `dtype` if None.
+
+    Returns:
+      A cell with params {"kernel": [I, 4H], "recurrent_kernel": [H, 4H], "bias": [4H]}, drawn
+      from U(±1/√H), and "initial_state" if it is learned. The state is LSTMState(h, c).
+
+    Raises:
+      TypeError, ValueError: an argument is not as described.
+
+    References:
+      Hochreiter & Schmidhuber 1997; Gers et al. 2000 (forget gate); Jozefowicz et al. 2015
+      (forget bias); notes, section 3.
+
+    >>> import jax, jax.numpy as jnp, seqjax as sj
+    >>> cell = sj.lstm(3, 4, forget_bias=1.0)
+    >>> state, ys = cell.unroll(cell.init(jax.random.key(0)), jnp.ones((10, 3)))
+    >>> state.h.shape, state.c.shape, ys.shape
+    ((4,), (4,), (10, 4))
+    """
+    if forget_bias is not None:
+        forget_bias = _checks.number("forget_bias", forget_bias)
+    return recurrent_cell(
+        input_size,
+        hidden_size,
+        gates=4,
+        adjust=None if forget_bias is None else bind(set_forget_bias, forget_bias),
+        zero_state=zero_state,
+        learn_initial_state=learn_initial_state,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        project=project,
+        preactivate=preactivate,
+        preactivate_vjp=preactivate_vjp,
+        activate=activate,
+        activate_vjp=activate_vjp,
+        readout=readout,
+    )
+
+
+def set_forget_bias(forget_bias, key, params, bound):
+    i, _, g, o = jnp.split(params["bias"], 4)
+    return params | {"bias": jnp.concatenate([i, jnp.full_like(i, forget_bias), g, o])}
+
+
+def zero_state(hidden_size, dtype):
+    return LSTMState(jnp.zeros(hidden_size, dtype), jnp.zeros(hidden_size, dtype))
+
+
+def project(params, x):
+    return Gates(*jnp.split(matmul(x, params["kernel"]) + params["bias"], 4))
+
+
+def preactivate(params, prev, u):
+    recurrent = jnp.split(matmul(prev.h, params["recurrent_kernel"]), 4)
+    return Gates(*(a + b for a, b in zip(u, recurrent, strict=True)))
+
+
+def preactivate_vjp(params, prev, u, z, dz):
+    dh = matmul(jnp.concatenate(dz), params["recurrent_kernel"].T)
+    return LSTMState(dh, jnp.zeros_like(prev.c))
+
+
+def activate(z, prev):
+    c = sigmoid(z.f) * prev.c + sigmoid(z.i) * jnp.tanh(z.g)
+    return LSTMState(sigmoid(z.o) * jnp.tanh(c), c)
+
+
+def activate_vjp(z, prev, new, d):
+    i, f, g, o = sigmoid(z.i), sigmoid(z.f), jnp.tanh(z.g), sigmoid(z.o)
+    tanh_c = jnp.tanh(new.c)
+    dc = d.c + d.h * (o * (1 - tanh_c * tanh_c))
+    dz = Gates(
+        i=dc * (g * (i * (1 - i))),
+        f=dc * (prev.c * (f * (1 - f))),
+        g=dc * (i * (1 - g * g)),
+        o=d.h * (tanh_c * (o * (1 - o))),
+    )
+    return dz, LSTMState(jnp.zeros_like(prev.h), dc * f)
+
+
+def readout(params, state):
+    return state.h

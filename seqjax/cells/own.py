@@ -1,0 +1,109 @@
+"""A user's own cell, given as one function of a step, with no structure to exploit."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax import _checks
+from seqjax.bptt import Steps
+from seqjax.cell import bind, cast_result
+from seqjax.unroll import Model
+
+__all__ = ["cell"]
+
+Tree = Any
+
+
+def cell(init: Callable, step: Callable, initial_state: Callable | None = None) -> "OwnCell":
+    """A model out of a step function: BPTT, masks, resets and all else apply to it.
+
+    Its whole step counts as the pre-activation and its activation is the identity, so the
+    loop of the backward pass runs the step again; `seqjax.Cell` with rules is faster.
+
+    Args:
+      init: `init(key) -> params`.
+      step: `step(params, state, x) -> (state, y)`, pure, of any pytrees; the new state has
+        the structure, shapes and dtypes of the old one. `seqjax.matmul` in it folds a batch.
+      initial_state: `initial_state(params) -> state`; without it every call passes `state=`,
+        and a `reset` has nowhere to go.
+
+    Returns:
+      A model.
+
+    Raises:
+      TypeError: an argument is not a function.
+
+    >>> import jax, jax.numpy as jnp, seqjax as sj
+    >>> def step(decay, mean, x):
+    ...     mean = decay * mean + (1 - decay) * x
+    ...     return mean, x - mean
+    >>> highpass = sj.cell(lambda key: jnp.array(0.5), step, lambda decay: jnp.array(0.0))
+    >>> highpass.unroll(jnp.array(0.5), jnp.ones(3))[1].tolist()
+    [0.5, 0.25, 0.125]
+    """
+    _checks.function("init", init)
+    _checks.function("step", step)
+    if initial_state is not None:
+        _checks.function("initial_state", initial_state)
+    return OwnCell(init, step, initial_state or no_initial_state)
+
+
+def no_initial_state(params):
+    raise ValueError(
+        _checks.mismatch("state", "a state, since sj.cell was given no initial_state", "none")
+    )
+
+
+class Held(NamedTuple):
+    """What the recursion sees as the state: an output is a part of it that is never read."""
+
+    state: Tree
+    y: Tree
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """The recurrence whose pre-activation is the whole step."""
+
+    own_step: Callable
+    activate_vjp = None
+    preactivate_vjp = None
+
+    def preactivate(self, params, held, x):
+        return Held(*self.own_step(params, held.state, x))
+
+    @staticmethod
+    def activate(z, held):
+        return z
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class OwnCell(Model):
+    """See `cell`."""
+
+    init: Callable
+    step: Callable
+    initial_state: Callable
+    input = None
+
+    def window(self, params, state, xs, steps: Steps, adjoint):
+        x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
+        new, y = jax.eval_shape(self.step, params, state, x)
+        _checks.tree("the state that step returns", new, state)
+        y = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), y)
+        start = None if steps.reset is None else Held(self.initial_state(params), y)
+        last, states = adjoint.recur(_Whole(self.step), params, Held(state, y), start, xs, steps)
+        return last.state, states.y
+
+    def astype(self, dtype):
+        dtype = _checks.float_dtype("dtype", dtype)
+        return dataclasses.replace(
+            self,
+            init=bind(cast_result, self.init, dtype),
+            initial_state=bind(cast_result, self.initial_state, dtype),
+        )

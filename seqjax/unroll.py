@@ -1,0 +1,165 @@
+"""A model over time: lengths, masks, resets, reversal, and the choice of adjoint."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax import _checks
+from seqjax.adjoint import BPTT, Adjoint
+from seqjax.bptt import Steps, select
+
+__all__ = ["Model", "unroll"]
+
+Tree = Any
+_BPTT = BPTT()
+
+
+class Model:
+    """What every model of seqjax can do: `init`, `initial_state`, `step` and `unroll`.
+
+    A model is a frozen record: equal arguments make equal, hashable models, and it passes
+    through `jit`, `vmap` and `grad` as a static value.
+
+    Attributes:
+      input: shape and dtype of one x(t), or None where any pytree will do.
+      init: `init(key) -> params`.
+      initial_state: `initial_state(params) -> state`, h(-1).
+      step: `step(params, state, x) -> (state, y)`: one time step, for streaming.
+    """
+
+    input: jax.ShapeDtypeStruct | None
+    init: Callable
+    initial_state: Callable
+    step: Callable
+
+    def window(self, params, state, xs, steps: Steps, adjoint: Adjoint) -> tuple[Tree, Tree]:
+        """`unroll` over T ≥ 1 steps that were checked; what a new kind of model defines."""
+        raise NotImplementedError
+
+    def astype(self, dtype) -> "Model":
+        """The same model with parameters, inputs and states of another floating dtype."""
+        raise NotImplementedError
+
+    def unroll(self, params, xs, state=None, **options):
+        """`seqjax.unroll` of this model: (state, ys)."""
+        return unroll(self, params, xs, state, **options)
+
+
+def unroll(
+    model: Model,
+    params: Tree,
+    xs: Tree,
+    state: Tree = None,
+    *,
+    length: int | jax.Array | None = None,
+    mask: jax.Array | None = None,
+    reset: jax.Array | None = None,
+    reverse: bool = False,
+    adjoint: Adjoint = _BPTT,
+) -> tuple[Tree, Tree]:
+    """Runs a model over one series. `jax.vmap` batches it, at no cost.
+
+    Args:
+      model: any model of seqjax.
+      params: its parameters, as `model.init(key)` makes them.
+      xs: [T, input_size], the series (for a model of your own: any pytree of [T, …]).
+      state: h(-1); `model.initial_state(params)` if None.
+      length: the number of valid steps, a whole-number scalar in [0, T] (outside it, a traced
+        one counts as the nearest end). Steps from there on are invalid.
+      mask: bool [T], False at invalid steps. An invalid step leaves the state alone (a
+        reset there too), gives y = 0 and has no gradient; its x is not read and may be NaN.
+        With `length` as well, a step is valid if both say so.
+      reset: bool [T]; where True the state is `model.initial_state(params)` again *before*
+        that step.
+      reverse: run from t = T-1 down to 0; ys stay aligned with xs.
+      adjoint: how it is differentiated: `BPTT(...)` or `Autodiff()`.
+
+    Returns:
+      (state, ys): the state after the last valid step, and [T, output_size].
+
+    Raises:
+      TypeError, ValueError: an argument does not fit; the message names it, what was
+        expected and what came. Also a TypeError for forward-mode derivatives of `BPTT`.
+
+    >>> import jax, jax.numpy as jnp, seqjax as sj
+    >>> cell = sj.lstm(3, 4)
+    >>> params = cell.init(jax.random.key(0))
+    >>> state, ys = sj.unroll(cell, params, jnp.ones((10, 3)), length=7)
+    >>> ys.shape, state.h.shape, bool((ys[6] == state.h).all()), float(abs(ys[7:]).max())
+    ((10, 4), (4,), True, 0.0)
+    """
+    _checks.instance("model", model, Model, "a seqjax model")
+    _checks.instance("adjoint", adjoint, Adjoint, "a seqjax adjoint such as sj.BPTT()")
+    _checks.flag("reverse", reverse)
+    params = check_params(model, params)
+    xs, time = _checks.series("xs", xs, model.input)
+    state = check_state(model, params, state)
+    steps = _steps(time, length, mask, reset)
+    if time == 0:
+        return state, _no_outputs(model, params, state, xs)
+    if steps.valid is not None:
+        xs = _where(steps.valid, xs)
+    if reverse:
+        xs, steps = _flip(xs), _flip(steps)
+    try:
+        state, ys = adjoint.over_time(
+            lambda state, inputs: model.window(params, state, inputs[0], inputs[1], adjoint),
+            state,
+            (xs, steps),
+        )
+    except TypeError as error:
+        if isinstance(adjoint, BPTT) and "forward-mode" in str(error):
+            raise TypeError(
+                "adjoint: BPTT has no forward-mode derivative (jvp, jacfwd); "
+                "pass adjoint=sj.Autodiff()"
+            ) from error
+        raise
+    ys = ys if steps.valid is None else _where(steps.valid, ys)
+    return state, _flip(ys) if reverse else ys
+
+
+def check_params(model: Model, params: Tree) -> Tree:
+    """`params`, having the structure, shapes and dtypes of `model.init(key)`."""
+    return _checks.tree("params", params, _params_spec(model, jax.config.jax_enable_x64))  # type: ignore[attr-defined]
+
+
+def check_state(model: Model, params: Tree, state: Tree) -> Tree:
+    """`state`, having the structure, shapes and dtypes of the initial one; that one if None."""
+    if state is None:
+        return model.initial_state(params)
+    return _checks.tree("state", state, jax.eval_shape(model.initial_state, params))
+
+
+@functools.lru_cache(maxsize=256)
+def _params_spec(model: Model, x64: bool) -> Tree:
+    del x64  # a part of the key: the default dtype of a user's own `init` depends on it
+    return jax.eval_shape(lambda: model.init(jax.random.key(0)))
+
+
+def _steps(time: int, length, mask, reset) -> Steps:
+    valid = None if mask is None else _checks.array("mask", mask, (time,), jnp.bool_)
+    if length is not None:
+        within = jnp.arange(time) < _checks.length(length, time)
+        valid = within if valid is None else valid & within
+    if reset is not None:
+        reset = _checks.array("reset", reset, (time,), jnp.bool_)
+        reset = reset if valid is None else reset & valid
+    return Steps(valid, reset)
+
+
+def _no_outputs(model, params, state, xs):
+    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
+    y = jax.eval_shape(model.step, params, state, x)[1]
+    return jax.tree.map(lambda a: jnp.zeros((0, *a.shape), a.dtype), y)
+
+
+def _where(valid: jax.Array, series: Tree) -> Tree:
+    """The series with zeros at invalid steps, in the value and in the cotangent."""
+    return jax.vmap(lambda v, a: select(v, a, jax.tree.map(jnp.zeros_like, a)))(valid, series)
+
+
+def _flip(tree: Tree) -> Tree:
+    return jax.tree.map(lambda a: jnp.flip(a, axis=0), tree)
