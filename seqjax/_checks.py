@@ -123,7 +123,8 @@ def array(name: str, value: Any, shape: tuple, dtype: Any) -> Any:
 
 def tree(name: str, value: Tree, spec: Tree) -> Tree:
     """A pytree with the structure, shapes and dtypes of `spec`; names the leaf that is off."""
-    if not jax.tree.structure(value) == jax.tree.structure(spec):
+    structure: Any = jax.tree.structure(value)
+    if structure != jax.tree.structure(spec):
         raise ValueError(mismatch(name, f"the structure {_outline(spec)}", _outline(value)))
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf, want: array(

@@ -125,10 +125,11 @@ def _run(rec, keep_z, params, state, start, u, steps):
     return scan_states(rec, params, state, start, u, steps, keep_z)
 
 
-_run.defvjp(
-    lambda rec, keep_z, *operands: (scan_states(rec, *operands, keep_z=keep_z), None),
-    lambda rec, keep_z, _, cotangent: (None,) * 5,
-)
+def _run_fwd(rec, keep_z, params, state, start, u, steps):
+    return scan_states(rec, params, state, start, u, steps, keep_z), None
+
+
+_run.defvjp(_run_fwd, lambda rec, keep_z, _, cotangent: (None,) * 5)
 
 
 @jax.custom_vjp
@@ -226,7 +227,9 @@ def _complete(template: Tree, leaves: list) -> Tree:
     """A cotangent of the whole of `template`: float0 where it has no derivative."""
     given = iter(leaves)
     return jax.tree.map(
-        lambda leaf: next(given) if _is_inexact(leaf) else np.zeros(leaf.shape, jax.dtypes.float0),
+        lambda leaf: (
+            next(given) if _is_inexact(leaf) else np.zeros(np.shape(leaf), jax.dtypes.float0)
+        ),
         template,
     )
 

@@ -39,7 +39,7 @@ def _as_it_is(params, value):
 
 
 @jax.tree_util.register_static
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Cell(Model):
     """A recurrence as pure functions of one time step (notes, section 3).
 
@@ -63,6 +63,7 @@ class Cell(Model):
         JAX's own where None.
       input: shape and dtype of x(t), to be checked; anything goes if None.
       dtype: what the parameters are cast to before they are used; left alone if None.
+      name: how it shows in messages.
 
     `seqjax.testing.check_cell` proves a cell of your own.
 
@@ -90,6 +91,10 @@ class Cell(Model):
     preactivate_vjp: Callable[[Tree, Tree, Tree, Tree, Tree], Tree] | None = None
     input: jax.ShapeDtypeStruct | None = None
     dtype: Any = None
+    name: str = "a cell"
+
+    def __repr__(self):
+        return f"<{self.name}>"
 
     def step(self, params: Tree, state: Tree, x: Tree) -> tuple[Tree, Tree]:
         """One time step: (h(t), y(t)) from h(t-1) and x(t), in `lax.scan` order."""
@@ -112,8 +117,8 @@ class Cell(Model):
         dtype = _checks.float_dtype("dtype", dtype)
         return dataclasses.replace(
             self,
-            init=bind(cast_result, self.init, dtype),
-            initial_state=bind(cast_result, self.initial_state, dtype),
+            init=in_dtype(self.init, dtype),
+            initial_state=in_dtype(self.initial_state, dtype),
             input=self.input and jax.ShapeDtypeStruct(self.input.shape, dtype),
             dtype=dtype,
         )
@@ -129,5 +134,12 @@ def cast(tree: Tree, dtype) -> Tree:
     )
 
 
-def cast_result(function: Callable, dtype, *args) -> Tree:
+def in_dtype(function: Callable, dtype) -> Callable:
+    """`function` making arrays of this dtype: by its bound option, or by casting its result."""
+    if isinstance(function, bind) and "dtype" in function.keywords:
+        return bind(function.func, *function.args, **function.keywords | {"dtype": dtype})
+    return bind(_cast_result, function, dtype)
+
+
+def _cast_result(function: Callable, dtype, *args) -> Tree:
     return cast(function(*args), dtype)

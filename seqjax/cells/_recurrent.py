@@ -11,6 +11,7 @@ from seqjax.cell import Cell, bind, cast
 
 
 def recurrent_cell(
+    name: str,
     input_size: int,
     hidden_size: int,
     *,
@@ -35,16 +36,23 @@ def recurrent_cell(
     zeros = bind(zero_state, hidden_size)
     return Cell(
         init=bind(
-            _init, input_size, hidden_size, gates, adjust, zeros if learn else None, param_dtype
+            _init,
+            input_size,
+            hidden_size,
+            gates,
+            adjust,
+            zeros if learn else None,
+            dtype=param_dtype,
         ),
-        initial_state=bind(_initial_state, zeros, learn, dtype),
+        initial_state=bind(_initial_state, zeros, learn, dtype=dtype),
         input=jax.ShapeDtypeStruct((input_size,), dtype),
         dtype=dtype,
+        name=f"{name}({input_size}, {hidden_size})",
         **functions,  # type: ignore[arg-type]
     )
 
 
-def _init(input_size, hidden_size, gates, adjust, zeros, dtype, key):
+def _init(input_size, hidden_size, gates, adjust, zeros, key, *, dtype):
     """U(±1/√H), as PyTorch; a learned h(-1) begins at zero."""
     bound = hidden_size**-0.5
     shapes = {
@@ -64,7 +72,7 @@ def _init(input_size, hidden_size, gates, adjust, zeros, dtype, key):
     return params
 
 
-def _initial_state(zeros, learn, dtype, params):
+def _initial_state(zeros, learn, params, *, dtype):
     return cast(params["initial_state"], dtype) if learn else zeros(dtype)
 
 

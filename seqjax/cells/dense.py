@@ -57,7 +57,7 @@ def dense(
 
 
 @jax.tree_util.register_static
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dense(Model):
     """See `dense`."""
 
@@ -65,6 +65,9 @@ class Dense(Model):
     output_size: int
     activation: Callable | None
     param_dtype: Any
+
+    def __repr__(self):
+        return f"<dense({self.input.shape[0]}, {self.output_size})>"
 
     def init(self, key):
         (input_size,) = self.input.shape

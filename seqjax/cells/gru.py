@@ -75,6 +75,7 @@ def gru(
     """
     functions = RESET_AFTER if _checks.flag("reset_after", reset_after) else RESET_BEFORE
     return recurrent_cell(
+        "gru",
         input_size,
         hidden_size,
         gates=3,

@@ -73,6 +73,7 @@ def lstm(
     if forget_bias is not None:
         forget_bias = _checks.number("forget_bias", forget_bias)
     return recurrent_cell(
+        "lstm",
         input_size,
         hidden_size,
         gates=4,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from seqjax import _checks
 from seqjax.bptt import Steps
-from seqjax.cell import bind, cast_result
+from seqjax.cell import in_dtype
 from seqjax.unroll import Model
 
 __all__ = ["cell"]
@@ -104,6 +104,6 @@ class OwnCell(Model):
         dtype = _checks.float_dtype("dtype", dtype)
         return dataclasses.replace(
             self,
-            init=bind(cast_result, self.init, dtype),
-            initial_state=bind(cast_result, self.initial_state, dtype),
+            init=in_dtype(self.init, dtype),
+            initial_state=in_dtype(self.initial_state, dtype),
         )

@@ -48,6 +48,7 @@ def rnn(
     """
     _checks.function("activation", activation)
     return recurrent_cell(
+        "rnn",
         input_size,
         hidden_size,
         gates=1,
