@@ -22,7 +22,7 @@ def describe(value: Any) -> str:
 
 
 def dtype_name(dtype: Any) -> str:
-    return getattr(dtype, "name", None) or str(dtype)
+    return dtype.name if hasattr(dtype, "name") else np.dtype(dtype).name
 
 
 def mismatch(name: str, expected: str, given: Any) -> str:

@@ -1,0 +1,126 @@
+"""Padding, lengths, resets, reversal, streaming: each against the run it must equal."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES, IDS, floats, gradient, problem, relative_error, weighted
+
+import seqjax as sj
+
+every_model = pytest.mark.parametrize("case", CASES, ids=IDS)
+T = 6
+
+
+def run(model, **options):
+    return jax.jit(lambda *at: sj.unroll(model, *at, **options))
+
+
+@every_model
+@pytest.mark.parametrize("adjoint", [sj.BPTT(chunk=4), sj.Autodiff()], ids=["bptt", "autodiff"])
+def test_padding_changes_no_bit(case, adjoint):
+    """NaN and infinities in padding leave every output and gradient as zeros there would."""
+    model, (params, xs, state) = case.model, problem(case.model, T)
+    mask = jnp.array([1, 1, 0, 1, 0, 0], bool)
+    spoilt = xs.at[2].set(jnp.nan).at[4].set(jnp.inf).at[5].set(-jnp.inf)
+    clean = jnp.where(mask[:, None], xs, 0)
+    options = {"mask": mask, "adjoint": adjoint}
+
+    def everything(xs):
+        grads = gradient(model, **options)(params, xs, state)
+        return floats(run(model, **options)(params, xs, state)) + grads
+
+    for ours, theirs in zip(everything(spoilt), everything(clean), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    d_xs = jax.jit(jax.grad(lambda xs: weighted(sj.unroll(model, params, xs, state, **options))))(
+        spoilt
+    )
+    np.testing.assert_array_equal(d_xs[~mask], 0)
+    assert np.all(np.abs(d_xs[mask]).max(axis=1) > 0)
+
+
+@every_model
+def test_lengths_equal_a_loop_over_examples(case):
+    """A ragged batch against every example run alone, as long as it is; length 0 too."""
+    model, (params, _, state) = case.model, problem(case.model, T)
+    lengths = [0, 1, 3, T]
+    xs = jnp.asarray(np.random.default_rng(7).standard_normal((len(lengths), T, 3)))
+    batched = jax.jit(
+        jax.vmap(lambda xs, n: sj.unroll(model, params, xs, state, length=n), (0, 0))
+    )(xs, jnp.array(lengths))
+    for number, length in enumerate(lengths):
+        state_alone, ys_alone = run(model)(params, xs[number, :length], state)
+        state_n, ys_n = jax.tree.map(lambda a, n=number: a[n], batched)
+        assert relative_error(floats(state_n), floats(state_alone)) <= 1e-13
+        for padded, alone in zip(floats(ys_n), floats(ys_alone), strict=True):
+            assert relative_error([padded[:length]], [alone]) <= 1e-13
+            np.testing.assert_array_equal(padded[length:], 0)
+
+
+@every_model
+@pytest.mark.parametrize("length", [None, 4])
+def test_reverse_is_flip_run_flip(case, length):
+    model, (params, xs, state) = case.model, problem(case.model, T)
+    valid = T if length is None else length
+    last, ys = run(model, reverse=True, length=length)(params, xs, state)
+    last_flipped, flipped = run(model)(params, xs[:valid][::-1], state)
+    ours = floats(jax.tree.map(lambda y: y[:valid], ys)) + floats(last)
+    theirs = floats(jax.tree.map(lambda y: y[::-1], flipped)) + floats(last_flipped)
+    assert relative_error(ours, theirs) <= 1e-13
+
+
+@every_model
+def test_streaming_and_carried_chunks_equal_one_go(case):
+    model, (params, xs, state) = case.model, problem(case.model, T)
+    whole_state, whole = run(model)(params, xs, state)
+
+    carried, parts = state, []
+    for piece in (xs[:1], xs[1:4], xs[4:4], xs[4:]):
+        carried, ys = run(model)(params, piece, carried)
+        parts.append(ys)
+    joined = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
+    assert relative_error(floats((carried, joined)), floats((whole_state, whole))) <= 1e-13
+
+    step = jax.jit(model.step)
+    carried, outputs = state, []
+    for x in xs:
+        carried, y = step(params, carried, x)
+        outputs.append(y)
+    joined = jax.tree.map(lambda *a: jnp.stack(a), *outputs)
+    assert relative_error(floats((carried, joined)), floats((whole_state, whole))) <= 1e-13
+
+
+@every_model
+def test_reset_starts_anew(case):
+    """Two episodes in one series equal two runs; the first one's gradient stops at the reset."""
+    model, (params, xs, state) = case.model, problem(case.model, T)
+    reset = jnp.arange(T) == 2
+    last, ys = run(model, reset=reset)(params, xs, state)
+    _, first = run(model)(params, xs[:2], state)
+    last_alone, second = run(model)(params, xs[2:], model.initial_state(params))
+    joined = jax.tree.map(lambda *a: jnp.concatenate(a), first, second)
+    assert relative_error(floats((last, ys)), floats((last_alone, joined))) <= 1e-13
+
+    def after(params, xs, state):
+        return sum(map(jnp.sum, floats(sj.unroll(model, params, xs, state, reset=reset)[0])))
+
+    d_xs, d_state = jax.jit(jax.grad(after, (1, 2), allow_int=True))(params, xs, state)
+    np.testing.assert_array_equal(d_xs[:2], 0)
+    assert all(float(jnp.abs(d).max()) == 0 for d in floats(d_state))
+
+
+def test_reset_at_an_invalid_step_is_none():
+    model, (params, xs, state) = CASES[0].model, problem(CASES[0].model, T)
+    mask = jnp.array([1, 1, 0, 1, 1, 1], bool)
+    reset = jnp.arange(T) == 2
+    ours = run(model, mask=mask, reset=reset)(params, xs, state)
+    theirs = run(model, mask=mask)(params, xs, state)
+    assert relative_error(floats(ours), floats(theirs)) == 0
+
+
+def test_length_and_mask_together_are_both_obeyed():
+    model, (params, xs, state) = CASES[0].model, problem(CASES[0].model, T)
+    mask = jnp.array([1, 0, 1, 1, 1, 1], bool)
+    ours = run(model, mask=mask, length=4)(params, xs, state)
+    theirs = run(model, mask=mask & (jnp.arange(T) < 4))(params, xs, state)
+    assert relative_error(floats(ours), floats(theirs)) == 0

@@ -1,0 +1,50 @@
+"""Every code block of the README runs, and every message of its table of errors is real."""
+
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+ERRORS = re.findall(r"^\| `([^|]+)` \| `([^|]+)` \|$", README, flags=re.M)
+
+
+def test_the_readme_has_what_these_tests_read():
+    assert len(BLOCKS) >= 3
+    assert len(ERRORS) >= 8
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_code_block_runs(number):
+    import jax
+
+    # As a reader runs them: float32, and the blocks one after the other in one session.
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        names: dict = {"__name__": "readme"}
+        for block in BLOCKS[: number + 1]:
+            exec(compile(block, "README.md", "exec"), names)
+
+
+@pytest.mark.parametrize(("call", "message"), ERRORS)
+def test_error_of_the_table(call, message):
+    import jax
+    import jax.numpy as jnp
+
+    import seqjax as sj
+
+    with jax.enable_x64(False):
+        cell = sj.lstm(3, 4)
+        names = {"sj": sj, "jnp": jnp, "cell": cell, "params": cell.init(jax.random.key(0))}
+        names["xs"] = jnp.ones((10, 3))
+        with pytest.raises((ValueError, TypeError)) as caught:
+            eval(call, names)
+    assert str(caught.value) == message
+
+
+def test_ci_calls_the_readmes_test_command():
+    command = re.search(r"^(python3 -m venv \S+ && .* pytest)$", README, flags=re.M)
+    assert command is not None
+    script = (ROOT / ".ci" / "run").read_text()
+    assert command.group(1) in script

@@ -1,0 +1,193 @@
+"""Edges of the shapes, and the errors for what does not fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES, IDS, floats, gradient, problem, relative_error
+
+import seqjax as sj
+
+every_model = pytest.mark.parametrize("case", CASES, ids=IDS)
+
+
+@every_model
+def test_no_steps(case):
+    model, (params, xs, state) = case.model, problem(case.model, 0)
+    last, ys = sj.unroll(model, params, xs, state)
+    assert all((a == b).all() for a, b in zip(floats(last), floats(state), strict=True))
+    one = sj.unroll(model, params, jnp.zeros((1, 3)), state)[1]
+    assert [y.shape for y in floats(ys)] == [(0, *y.shape[1:]) for y in floats(one)]
+    assert [y.dtype for y in floats(ys)] == [y.dtype for y in floats(one)]
+    # The final state is the one passed in: nothing reaches the parameters.
+    div = lambda outputs: sum(jnp.sum(s**2) for s in floats(outputs))
+    grads = gradient(model, div)(params, xs, state)
+    states = len(floats(state))
+    assert all(float(jnp.abs(g).max(initial=0)) == 0 for g in grads[: len(grads) - states])
+    assert relative_error(grads[len(grads) - states :], [2 * s for s in floats(state)]) == 0
+
+
+@every_model
+def test_one_step_equals_step(case):
+    model, (params, xs, state) = case.model, problem(case.model, 1)
+    state_1, ys = jax.jit(lambda: sj.unroll(model, params, xs, state))()
+    state_2, y = jax.jit(lambda: model.step(params, state, xs[0]))()
+    ours = floats(state_1) + [y[0] for y in floats(ys)]
+    assert relative_error(ours, floats(state_2) + floats(y)) <= 1e-14
+
+
+@every_model
+@pytest.mark.parametrize("batch", [0, 1])
+def test_small_batches(case, batch):
+    model, (params, xs, state) = case.model, problem(case.model, 4)
+    many = jnp.broadcast_to(xs, (batch, *xs.shape))
+
+    def loss(params, many):
+        states, ys = jax.vmap(lambda xs: sj.unroll(model, params, xs, state))(many)
+        return sum(jnp.sum(y) for y in floats((states, ys)))
+
+    value, grads = jax.jit(jax.value_and_grad(loss))(params, many)
+    alone = sum(jnp.sum(y) for y in floats(sj.unroll(model, params, xs, state)))
+    np.testing.assert_allclose(value, batch * alone, rtol=1e-12)
+    assert all(np.isfinite(g).all() for g in floats(grads))
+
+
+lstm = sj.lstm(3, 4)
+stack = sj.stack(sj.lstm(3, 4), sj.dense(4, 2))
+own = sj.cell(lambda key: jnp.ones(()), lambda p, s, x: (s[:1], s))
+params = lstm.init(jax.random.key(0))
+xs = np.ones((5, 3))
+
+
+def unroll(model=lstm, params=params, xs=xs, state=None, **options):
+    return sj.unroll(model, params, xs, state, **options)
+
+
+# What is wrong, the error, and what its message must say: the argument, the need, what came.
+ERRORS = [
+    (lambda: sj.lstm(0, 4), ValueError, "input_size: expected a whole number of at least 1, got 0"),
+    (lambda: sj.gru(3, 4.0), TypeError, "hidden_size: expected a whole number, got float 4.0"),
+    (lambda: sj.rnn(3, True), TypeError, "hidden_size: expected a whole number, got bool True"),
+    (lambda: sj.rnn(3, 4, activation="tanh"), TypeError, "activation: expected a function"),
+    (lambda: sj.lstm(3, 4, forget_bias="1"), TypeError, "forget_bias: expected a number"),
+    (lambda: sj.lstm(3, 4, forget_bias=np.nan), ValueError, "forget_bias: expected a finite"),
+    (lambda: sj.gru(3, 4, reset_after=1), TypeError, "reset_after: expected True or False"),
+    (lambda: sj.lstm(3, 4, learn_initial_state=None), TypeError, "learn_initial_state: expected"),
+    (lambda: sj.lstm(3, 4, dtype=int), TypeError, "dtype: expected a floating dtype, got int64"),
+    (lambda: sj.lstm(3, 4, param_dtype="x"), TypeError, "param_dtype: expected a floating dtype"),
+    (lambda: sj.dense(3, -1), ValueError, "output_size: expected .* at least 1, got -1"),
+    (lambda: sj.dense(3, 4, activation=3), TypeError, "activation: expected a function, got int"),
+    (lambda: sj.cell(None, lambda: 0), TypeError, "init: expected a function, got NoneType None"),
+    (lambda: sj.cell(lambda: 0, 1), TypeError, "step: expected a function"),
+    (lambda: sj.stack(), ValueError, "models: expected at least one"),
+    (lambda: sj.stack(lstm, 3), TypeError, r"models\[1\]: expected a seqjax model, got int 3"),
+    (
+        lambda: sj.stack(lstm, sj.gru(5, 2)),
+        ValueError,
+        r"models\[1\]: expected the input float64\[4\] that models\[0\] puts out, got float64\[5\]",
+    ),
+    (lambda: sj.BPTT(chunk=0), ValueError, "chunk: expected .* at least 1, got 0"),
+    (lambda: sj.BPTT(truncate=2.0), TypeError, "truncate: expected a whole number, got float"),
+    (lambda: sj.BPTT(clip=0), ValueError, "clip: expected a number above 0, got 0"),
+    (lambda: sj.BPTT(store="all"), ValueError, "store: expected one of 'states', .* got 'all'"),
+    (lambda: unroll(model=3), TypeError, "model: expected a seqjax model, got int 3"),
+    (lambda: unroll(adjoint="bptt"), TypeError, "adjoint: expected a seqjax adjoint"),
+    (lambda: unroll(reverse=1), TypeError, "reverse: expected True or False, got int 1"),
+    (lambda: unroll(xs=xs[0]), ValueError, r"xs: expected float64\[T, 3\], got float64\[3\]"),
+    (lambda: unroll(xs=xs[None]), ValueError, r"xs: expected float64\[T, 3\], got float64\[1, 5"),
+    (lambda: unroll(xs=xs[:, :2]), ValueError, r"xs: expected float64\[T, 3\], got float64\[5, 2"),
+    (lambda: unroll(xs=xs.astype("f4")), TypeError, r"xs: expected float64.* got float32\[5, 3\]"),
+    (lambda: unroll(xs=xs.astype(int)), TypeError, r"xs: expected float64.* got int64\[5, 3\]"),
+    (
+        lambda: unroll(xs=[[1.0, 2.0, 3.0]]),
+        TypeError,
+        "xs: expected a JAX or NumPy array, got list",
+    ),
+    (
+        lambda: unroll(params={"kernel": params["kernel"]}),
+        ValueError,
+        r"params: expected the structure .*'recurrent_kernel'.* got",
+    ),
+    (
+        lambda: unroll(params=params | {"bias": params["bias"][:3]}),
+        ValueError,
+        r"params\['bias'\]: expected float64\[16\], got float64\[3\]",
+    ),
+    (
+        lambda: unroll(params=params | {"bias": params["bias"].astype("f4")}),
+        TypeError,
+        r"params\['bias'\]: expected float64\[16\], got float32\[16\]",
+    ),
+    (lambda: unroll(state=jnp.zeros(4)), ValueError, r"state: expected the structure .*\.c"),
+    (
+        lambda: unroll(state=sj.LSTMState(jnp.zeros(4), jnp.zeros(3))),
+        ValueError,
+        r"state\.c: expected float64\[4\], got float64\[3\]",
+    ),
+    (
+        lambda: unroll(state=sj.LSTMState(jnp.zeros(4), jnp.zeros(4, "f4"))),
+        TypeError,
+        r"state\.c: expected float64\[4\], got float32\[4\]",
+    ),
+    (lambda: unroll(length=6), ValueError, r"length: expected .* in \[0, 5\], got 6"),
+    (lambda: unroll(length=-1), ValueError, r"length: expected .* in \[0, 5\], got -1"),
+    (lambda: unroll(length=2.0), TypeError, "length: expected a JAX or NumPy array, got float"),
+    (lambda: unroll(length=np.ones(5, int)), ValueError, "length: expected a whole-number scalar"),
+    (lambda: unroll(length=np.float64(2)), TypeError, "length: expected a whole-number scalar"),
+    (lambda: unroll(mask=np.ones(4, bool)), ValueError, r"mask: expected bool\[5\], got bool\[4\]"),
+    (lambda: unroll(mask=np.ones(5)), TypeError, r"mask: expected bool\[5\], got float64\[5\]"),
+    (lambda: unroll(reset=np.ones((5, 1), bool)), ValueError, r"reset: expected bool\[5\], got bo"),
+    (lambda: unroll(reset=np.ones(5, int)), TypeError, r"reset: expected bool\[5\], got int64"),
+    (lambda: lstm.step(params, None, xs), ValueError, r"x: expected float64\[3\], got float64\[5"),
+    (lambda: own.unroll(jnp.ones(()), xs), ValueError, "state: expected a state, since sj.cell"),
+    (
+        lambda: own.unroll(jnp.ones(()), xs, jnp.ones(2)),
+        ValueError,
+        r"the state that step returns: expected float64\[2\], got float64\[1\]",
+    ),
+    (
+        lambda: own.unroll(jnp.ones(()), {"a": xs, "b": xs[1:]}, jnp.ones(2)),
+        ValueError,
+        "xs: expected one length T for every array",
+    ),
+    (lambda: own.unroll(jnp.ones(()), (), jnp.ones(2)), ValueError, "xs: expected at least one"),
+    (lambda: sj.matmul(xs, xs), ValueError, r"x: expected \[5\] or \[rows, 5\], got float64\[5, 3"),
+    (lambda: sj.matmul(xs, xs[0]), ValueError, r"kernel: expected \[I, O\], got float64\[3\]"),
+    (lambda: sj.matmul(xs, xs.T.astype("f4")), TypeError, "x: expected the kernel's dtype float32"),
+    (lambda: sj.testing.check_cell(own), ValueError, "x: expected an example of one input"),
+    (lambda: sj.testing.check_cell(lstm, draws=0), ValueError, "draws: expected"),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), ERRORS, ids=[e[2][:40] for e in ERRORS])
+def test_errors_name_the_argument_the_need_and_what_came(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()
+
+
+def test_a_dtype_that_is_not_enabled_is_refused():
+    with jax.enable_x64(False), pytest.raises(ValueError, match="float64: set jax_enable_x64"):
+        sj.lstm(3, 4, dtype="float64")
+
+
+def test_errors_are_the_same_under_transformations():
+    with pytest.raises(ValueError, match=r"xs: expected float64\[T, 3\], got float64\[5, 2\]"):
+        jax.jit(lambda xs: sj.unroll(lstm, params, xs))(xs[:, :2])
+    with pytest.raises(ValueError, match=r"xs: expected float64\[T, 3\], got float64\[3\]"):
+        jax.vmap(lambda xs: sj.unroll(lstm, params, xs))(xs)  # a batch axis is missing
+
+
+def test_a_traced_length_outside_the_series_counts_as_its_end():
+    ends = jax.jit(jax.vmap(lambda n: sj.unroll(lstm, params, xs, length=n)[1]))(
+        jnp.array([-3, 0, 5, 9])
+    )
+    np.testing.assert_array_equal(ends[0], ends[1])
+    np.testing.assert_array_equal(ends[2], ends[3])
+
+
+def test_stack_of_a_stack():
+    nested = sj.stack(stack, sj.rnn(2, 2))
+    flat = sj.stack(*stack.models, sj.rnn(2, 2))
+    (inner, last), xs = nested.init(jax.random.key(0)), jnp.ones((4, 3))
+    ours = nested.unroll((inner, last), xs)[1]
+    np.testing.assert_array_equal(ours, flat.unroll((*inner, last), xs)[1])
