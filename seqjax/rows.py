@@ -71,9 +71,9 @@ def _batch(operands, axes):
         return _rows_matmul.bind(jnp.moveaxis(x, x_axis, 0), kernel), 0
     # Beside the rows that are there already (time): a scan over these wants it so.
     x = jnp.moveaxis(x, x_axis, 1)
-    rows, batch, _ = x.shape
-    product = _rows_matmul.bind(x.reshape(rows * batch, -1), kernel)
-    return product.reshape(rows, batch, -1), 1
+    rows, batch, size = x.shape
+    product = _rows_matmul.bind(x.reshape(rows * batch, size), kernel)
+    return product.reshape(rows, batch, kernel.shape[1]), 1
 
 
 _rows_matmul = Primitive("rows_matmul")

@@ -73,11 +73,21 @@ def _normal(spec: Tree, rng, *leading: int) -> Tree:
 
     def draw(leaf):
         shape = (*leading, *leaf.shape)
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
+        if _is_float(leaf):
             return jnp.asarray(rng.standard_normal(shape))
         return jnp.zeros(shape, leaf.dtype)
 
     return jax.tree.map(draw, spec)
+
+
+def _disturbed(tree: Tree, scale: float, rng, *leading: int) -> Tree:
+    """The tree plus noise, with leading axes, so that no zero in it hides anything."""
+
+    def disturb(leaf):
+        leaf = jnp.broadcast_to(leaf, (*leading, *leaf.shape))
+        return leaf + scale * _normal(leaf, rng) if _is_float(leaf) else leaf
+
+    return jax.tree.map(disturb, tree)
 
 
 def _cotangent(primal: Tree, rng) -> Tree:
@@ -89,14 +99,12 @@ def _cotangent(primal: Tree, rng) -> Tree:
 
 
 def _random_params(model: Model, rng) -> Tree:
-    """Initial parameters, disturbed so that no zero among them hides anything."""
-    params = model.init(jax.random.key(int(rng.integers(2**31))))
-    return jax.tree.map(lambda p, noise: p + 0.1 * noise, params, _normal(params, rng))
+    return _disturbed(model.init(jax.random.key(int(rng.integers(2**31)))), 0.1, rng)
 
 
 def _check_rules(cell: Cell, name: str, x: Tree, time: int, rng) -> None:
     params = _random_params(cell, rng)
-    h_prev = _normal(jax.eval_shape(cell.initial_state, params), rng, time)
+    h_prev = _disturbed(cell.initial_state(params), 1.0, rng, time)
     u = jax.vmap(cell.project, (None, 0))(params, _normal(x, rng, time))
     z = jax.vmap(cell.preactivate, (None, 0, 0))(params, h_prev, u)
     h = jax.vmap(cell.activate)(z, h_prev)
@@ -123,19 +131,19 @@ def _check_unroll(model: Model, x: Tree, time: int, rng) -> None:
         "reset": jnp.asarray(rng.random(time) < 0.3) if rng.random() < 0.7 else None,
         "reverse": bool(rng.random() < 0.5),
     }
-    state = model.initial_state(params)
-    state = jax.tree.map(lambda s, noise: s + noise, state, _normal(state, rng))
+    state = _disturbed(model.initial_state(params), 1.0, rng)
     xs = _normal(x, rng, time)
-    weights = _normal(jax.eval_shape(lambda: unroll(model, params, xs, state)), rng)
+    outputs = jax.eval_shape(lambda: unroll(model, params, xs, state))
+    weights = _normal(_floats(outputs), rng)
     chunk = int(rng.integers(1, time + 1))
     store: Any = STORES[rng.integers(len(STORES))]
     bptt = BPTT(chunk=chunk, store=store)
 
     def div(adjoint, params, xs, state):
         """A random function of the whole output series and the final state."""
-        outputs = unroll(model, params, xs, state, adjoint=adjoint, **options)
-        terms = zip(jax.tree.leaves(weights), jax.tree.leaves(outputs), strict=True)
-        return jnp.sin(sum(jnp.sum(w * y) / w.size for w, y in terms if _is_float(y)))
+        outputs = _floats(unroll(model, params, xs, state, adjoint=adjoint, **options))
+        terms = zip(weights, outputs, strict=True)
+        return jnp.sin(sum(jnp.sum(w * y) / w.size for w, y in terms))
 
     def gradient(adjoint):
         return jax.jit(jax.grad(lambda *at: div(adjoint, *at), (0, 1, 2), allow_int=True))(*at)
@@ -214,6 +222,10 @@ def _compare(name: str, hand: Tree, auto: Tree, over_time: bool, rtol: float = 1
 
 def _flatten(tree: Tree) -> tuple[list, Any]:
     return jax.tree.flatten(tree)
+
+
+def _floats(tree: Tree) -> list:
+    return [leaf for leaf in jax.tree.leaves(tree) if _is_float(leaf)]
 
 
 def _leaves(tree: Tree) -> list:

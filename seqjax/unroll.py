@@ -17,6 +17,10 @@ Tree = Any
 _BPTT = BPTT()
 
 
+class NoInitialState(ValueError):
+    """What `initial_state` raises for a model that has none: the caller must pass a state."""
+
+
 class Model:
     """What every model of seqjax can do: `init`, `initial_state`, `step` and `unroll`.
 
@@ -130,7 +134,11 @@ def check_state(model: Model, params: Tree, state: Tree) -> Tree:
     """`state`, having the structure, shapes and dtypes of the initial one; that one if None."""
     if state is None:
         return model.initial_state(params)
-    return _checks.tree("state", state, jax.eval_shape(model.initial_state, params))
+    try:
+        spec = jax.eval_shape(model.initial_state, params)
+    except NoInitialState:  # nothing to hold it against
+        return state
+    return _checks.tree("state", state, spec)
 
 
 @functools.lru_cache(maxsize=256)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from seqjax import _checks
 from seqjax.bptt import Steps
 from seqjax.cell import in_dtype
-from seqjax.unroll import Model
+from seqjax.unroll import Model, NoInitialState
 
 __all__ = ["cell"]
 
@@ -53,7 +53,7 @@ def cell(init: Callable, step: Callable, initial_state: Callable | None = None) 
 
 
 def no_initial_state(params):
-    raise ValueError(
+    raise NoInitialState(
         _checks.mismatch("state", "a state, since sj.cell was given no initial_state", "none")
     )
 

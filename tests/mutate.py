@@ -1,0 +1,361 @@
+"""The mutation test: every term of every hand-written rule is noticed by the suite.
+
+    python tests/mutate.py [-k PATTERN] [--list] [--jobs N]
+
+Each mutant changes one thing in one rule (a sign, a term, a factor, a gate, a branch). It is
+put into a copy of `seqjax/` and `tests/` in a temporary directory and the suite is run on the
+copy, at first the tests that are likely to notice, then, if they pass, all of it. Without -k
+the table is written to tests/mutation.txt. Exits with 1 if a mutant survives that is not listed
+in `EQUIVALENT`.
+"""
+
+import argparse
+import ast
+import contextlib
+import copy
+import multiprocessing
+import os
+import pathlib
+import re
+import shutil
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+REPORT = ROOT / "tests" / "mutation.txt"
+QUICK_LIMIT, WHOLE_LIMIT = 300, 3600  # seconds
+
+# What is mutated: functions, inner ones included, and module-level statements (`x.defvjp(...)`).
+RULES = {
+    "seqjax/cells/rnn.py": ["tanh_vjp", "relu_vjp", "preactivate_vjp"],
+    "seqjax/cells/lstm.py": ["activate_vjp", "preactivate_vjp"],
+    "seqjax/cells/gru.py": [
+        "activate_after_vjp",
+        "preactivate_after_vjp",
+        "activate_before_vjp",
+        "preactivate_before_vjp",
+    ],
+    "seqjax/rows.py": ["_kernel_cotangent", "_rows_cotangent", "ad.defbilinear"],
+    "seqjax/bptt.py": [
+        "_adjoint_fwd",
+        "_adjoint_bwd",
+        "_entering",
+        "_last",
+        "_derived_activate_vjp",
+        "_derived_preactivate_vjp",
+        "_add",
+        "_run_fwd",
+        "cut.defvjp",
+        "_run.defvjp",
+        "_conduct.defvjp",
+    ],
+    "seqjax/adjoint.py": ["truncated", "recur", "first", "_in_pieces"],
+}
+# Tried first. A file that is not there is left out.
+QUICK = {
+    "seqjax/cells/rnn.py": ["test_rules.py", "-k", "its_function and (rnn or relu)"],
+    "seqjax/cells/lstm.py": ["test_rules.py", "-k", "its_function and lstm"],
+    "seqjax/cells/gru.py": ["test_rules.py", "-k", "its_function and (after or before)"],
+    "seqjax/rows.py": ["test_rules.py", "-k", "matmul"],
+    "seqjax/bptt.py": ["test_rules.py", "-k", "not its_function and not matmul"],
+    "seqjax/adjoint.py": ["test_rules.py", "-k", "recursion"],
+}
+# Mutants that compute the same thing, by "rule: mutation", and why no test can notice them.
+EQUIVALENT: dict[str, str] = {}
+
+GATES = [list("ifgo"), list("hc"), list("rznm")]
+UNWRAP = {"sigmoid", "jnp.tanh", "jnp.clip", "cut", "_inexact", "_zeros", "_complete"}
+ORDERED = {"select", "jnp.where", "Gates", "GatesAfter", "LSTMState", "matmul", "_rows_matmul.bind"}
+ORDERED |= {"_add", "partial", "jnp.clip", "cut.defvjp", "_conduct.defvjp", "_run.defvjp"}
+ORDERED |= {"ad.defbilinear", "lax.dot_general"}
+
+
+class Mutant(NamedTuple):
+    path: str
+    rule: str
+    line: int
+    what: str
+    source: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.rule}: {self.what}"
+
+
+class Outcome(NamedTuple):
+    noticed: str | None
+    quick: bool
+
+
+def alternatives(node: ast.AST):
+    """Every way to get one node wrong: expressions to stand in its place."""
+    if isinstance(node, ast.BinOp):
+        if isinstance(node.op, (ast.Add, ast.Sub)):
+            other = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
+            yield ast.BinOp(node.left, other, node.right)
+            yield node.left
+            yield node.right
+            if isinstance(node.op, ast.Sub):
+                yield ast.BinOp(node.right, ast.Sub(), node.left)
+        if isinstance(node.op, (ast.Mult, ast.Div)):
+            yield node.left
+            yield node.right
+            yield ast.UnaryOp(ast.USub(), node)
+        if isinstance(node.op, (ast.BitAnd, ast.BitOr)):
+            yield node.left
+            yield node.right
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not)):
+        yield node.operand
+    elif isinstance(node, ast.BoolOp):
+        yield from node.values
+    elif isinstance(node, ast.IfExp):
+        yield node.body
+        yield node.orelse
+    elif isinstance(node, ast.Compare):
+        swaps = {ast.Lt: ast.LtE, ast.Gt: ast.Lt, ast.Eq: ast.NotEq, ast.Is: ast.IsNot}
+        swaps |= {ast.IsNot: ast.Is, ast.NotEq: ast.Eq, ast.GtE: ast.Lt, ast.LtE: ast.Gt}
+        yield ast.Compare(node.left, [swaps[type(node.ops[0])]()], node.comparators)
+    elif isinstance(node, ast.Constant):
+        if isinstance(node.value, bool):
+            yield ast.Constant(not node.value)
+        elif isinstance(node.value, int):
+            yield from (ast.Constant(n) for n in (0, 1, 2) if n != node.value)
+    elif isinstance(node, ast.Attribute):
+        if node.attr == "T":
+            yield node.value
+        for gates in GATES:
+            if node.attr in gates:
+                number = (gates.index(node.attr) + 1) % len(gates)
+                yield ast.Attribute(node.value, gates[number], node.ctx)
+    elif isinstance(node, (ast.Tuple, ast.List)) and isinstance(node.ctx, ast.Load):
+        yield from (type(node)(elts, node.ctx) for elts in swapped(node.elts))
+    elif isinstance(node, ast.Call):
+        name = ast.unparse(node.func)
+        if name in UNWRAP and node.args:
+            yield node.args[0]
+        if name in ("matmul", "_rows_matmul.bind"):
+            yield ast.UnaryOp(ast.USub(), node)
+        if name in ORDERED:
+            yield from (ast.Call(node.func, args, node.keywords) for args in swapped(node.args))
+        for values in swapped([keyword.value for keyword in node.keywords]):
+            keywords = [ast.keyword(k.arg, v) for k, v in zip(node.keywords, values, strict=True)]
+            yield ast.Call(node.func, node.args, keywords)
+
+
+def swapped(items: list):
+    """The list with two neighbours swapped, wherever they differ."""
+    for n in range(len(items) - 1):
+        if ast.dump(items[n]) != ast.dump(items[n + 1]):
+            yield [*items[:n], items[n + 1], items[n], *items[n + 2 :]]
+
+
+def mutants_of(path: str):
+    """All mutants of the rules in one file."""
+    source = (ROOT / path).read_text()
+    tree = ast.parse(source)
+    for rule in RULES[path]:
+        found = [node for node in ast.walk(tree) if is_rule(node, rule)]
+        if len(found) > 1:
+            found = [node for node in found if "abstractmethod" not in ast.dump(node)]
+        if not found:
+            raise LookupError(f"{path} has no {rule}: bring RULES up to date")
+        for outer in found:
+            for node, parent, field, index in places(outer):
+                for wrong in replacements(node):
+                    yield Mutant(
+                        path, rule, node.lineno, *edited(source, parent, field, index, wrong, node)
+                    )
+
+
+def is_rule(node: ast.AST, rule: str) -> bool:
+    if isinstance(node, ast.FunctionDef):
+        return node.name == rule
+    if isinstance(node, ast.Assign):
+        return ast.unparse(node.targets[0]) == rule
+    call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    return call and ast.unparse(node.value.func) == rule
+
+
+def replacements(node: ast.AST):
+    if isinstance(node, ast.If):
+        yield [ast.Pass()]  # the branch is never taken
+        yield [ast.If(ast.Constant(True), node.body, [])]  # always taken
+    elif isinstance(node, ast.expr):
+        yield from alternatives(node)
+
+
+def places(outer: ast.AST):
+    """The nodes of the body of a rule, each with where it hangs."""
+    for parent in ast.walk(outer):
+        if isinstance(parent, ast.arguments):
+            continue
+        for field, value in ast.iter_fields(parent):
+            if field in ("decorator_list", "annotation", "returns", "slice") and not (
+                field == "slice" and isinstance(value, ast.Slice)
+            ):
+                continue
+            for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
+                if isinstance(node, (ast.expr, ast.If)):
+                    yield node, parent, field, index
+
+
+def edited(source, parent, field, index, wrong, node) -> tuple[str, str]:
+    """(what was done, the new source): only the text of this node changes."""
+    lines = source.encode().splitlines(keepends=True)
+    starts = [0]
+    for line in lines:
+        starts.append(starts[-1] + len(line))
+    begin = starts[node.lineno - 1] + node.col_offset
+    end = starts[node.end_lineno - 1] + node.end_col_offset
+    if isinstance(node, ast.If):
+        test, always = ast.unparse(node.test), isinstance(wrong[0], ast.If)
+        begin = starts[node.test.lineno - 1] + node.test.col_offset
+        end = starts[node.test.end_lineno - 1] + node.test.end_col_offset
+        old, new, what = test, str(always), f"if {test} -> if {always}"
+    else:
+        old, new = ast.unparse(node), ast.unparse(ast.fix_missing_locations(copy.deepcopy(wrong)))
+        new_text = new if isinstance(wrong, (ast.Name, ast.Constant)) else f"({new})"
+        what, new = f"{old} -> {new}", new_text
+    text = source.encode()
+    changed = (text[:begin] + new.encode() + text[end:]).decode()
+    ast.parse(changed)
+    return " ".join(what.split()), changed
+
+
+def run_suite(directory: str, arguments: list[str], result: str) -> None:
+    """In a process of its own: pytest on the copy; writes the first failing test."""
+    os.chdir(directory)
+    sys.path[:0] = [directory, os.path.join(directory, "tests")]
+    out = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1), os.dup2(out, 2)
+    import pytest
+
+    class First:
+        failed = None
+
+        def pytest_runtest_logreport(self, report):
+            if report.failed and not self.failed:
+                self.failed = report.nodeid
+
+        def pytest_collectreport(self, report):
+            if report.failed and not self.failed:
+                self.failed = f"{report.nodeid} (collection)"
+
+    first = First()
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts="]
+    options += ["-W", "ignore:Module already imported"]  # by the parent of this process
+    code = pytest.main([*options, "-m", "not slow", *arguments], plugins=[first])
+    seqjax = sys.modules.get("seqjax")
+    if seqjax is not None and not seqjax.__file__.startswith(directory):
+        raise AssertionError(f"the suite ran {seqjax.__file__}, not the mutant")
+    if first.failed is None and code not in (0, 1):
+        raise AssertionError(f"pytest ended with {code}: nothing was tested")
+    pathlib.Path(result).write_text(first.failed or "")
+
+
+class Bench:
+    """Runs the suite on mutants, in processes that start with JAX imported."""
+
+    def __init__(self, directory: str):
+        self.directory = directory
+        os.environ |= {
+            "JAX_PLATFORMS": "cpu",
+            # Programs of a moment: compile fast. Those of the oracles are the same every time.
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_COMPILATION_CACHE_DIR": os.path.join(directory, "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["jax", "optax", "chex", "pytest", "hypothesis"])
+
+    def outcome(self, mutant: Mutant | None) -> Outcome:
+        with tempfile.TemporaryDirectory(dir=self.directory) as place:
+            for part in ("seqjax", "tests", "pyproject.toml", "README.md", "examples"):
+                source, to = ROOT / part, pathlib.Path(place, part)
+                if source.is_dir():
+                    shutil.copytree(source, to, ignore=shutil.ignore_patterns("__pycache__"))
+                elif source.exists():
+                    shutil.copy(source, to)
+            if mutant is not None:
+                pathlib.Path(place, mutant.path).write_text(mutant.source)
+            quick = QUICK[mutant.path] if mutant else ["test_rules.py"]
+            if (ROOT / "tests" / quick[0]).exists():
+                noticed = self.noticed(place, [f"tests/{quick[0]}", *quick[1:]], QUICK_LIMIT)
+                if noticed or mutant is None:
+                    return Outcome(noticed, True)
+            return Outcome(self.noticed(place, ["tests"], WHOLE_LIMIT), False)
+
+    def noticed(self, place: str, arguments: list[str], limit: float) -> str | None:
+        result = os.path.join(place, "result")
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(result)
+        process = self.context.Process(target=run_suite, args=(place, arguments, result))
+        process.start()
+        process.join(limit)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            return f"more than {limit} s"
+        if not os.path.exists(result):
+            out = pathlib.Path(place, "out.txt")
+            tail = out.read_text()[-2000:] if out.exists() else ""
+            raise RuntimeError(f"no result from {arguments}: {tail}")
+        return pathlib.Path(result).read_text() or None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-k", default="", help="only mutants whose path, rule or text match")
+    parser.add_argument("--list", action="store_true", help="only print the mutants")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="do not fall back to all tests")
+    options = parser.parse_args()
+    mutants = [m for path in RULES for m in mutants_of(path)]
+    mutants = [m for m in mutants if re.search(options.k, f"{m.path} {m.key}")]
+    mutants = list({(m.path, m.source): m for m in mutants}.values())
+    if options.list:
+        print(*(f"{m.path}:{m.line} {m.key}" for m in mutants), f"{len(mutants)} mutants", sep="\n")
+        return 0
+    skipped = [m for m in mutants if m.key in EQUIVALENT]
+    mutants = [m for m in mutants if m.key not in EQUIVALENT]
+    with tempfile.TemporaryDirectory() as directory:
+        bench = Bench(directory)
+        if options.quick:
+            whole = bench.noticed
+            bench.noticed = lambda place, what, limit: (
+                None if what == ["tests"] else whole(place, what, limit)
+            )
+        unmutated = bench.outcome(None)
+        if unmutated.noticed:
+            print(f"the suite fails as it is: {unmutated.noticed}")
+            return 2
+
+        def run(mutant):
+            start = time.perf_counter()
+            outcome = bench.outcome(mutant)
+            row = f"{mutant.path}:{mutant.line}  {mutant.key}  |  {outcome.noticed or 'SURVIVED'}"
+            print(row, f"({time.perf_counter() - start:.0f} s)", flush=True)
+            return outcome, row
+
+        with ThreadPoolExecutor(options.jobs) as pool:
+            outcomes = list(pool.map(run, mutants))
+    noticed = sum(outcome.noticed is not None for outcome, _ in outcomes)
+    lines = ["rule, mutation  |  the first test that noticed it", ""]
+    lines += [row for _, row in outcomes]
+    lines += ["", "Left out, since they compute the same thing:", ""]
+    lines += [f"{m.path}:{m.line}  {m.key}  |  {EQUIVALENT[m.key]}" for m in skipped]
+    count = f"{len(mutants)} mutants, {noticed} noticed"
+    print(count)
+    if not options.k:
+        REPORT.write_text("\n".join([*lines, "", count, ""]))
+    return int(noticed < len(mutants))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""Every hand-written rule and every branch of the recursion, each at the smallest size.
+
+The other suites prove the same over whole models; these few cases are quick, and say which
+rule is off. `tests/mutate.py` runs them against every mutant.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import floats, normal, relative_error
+from jax import lax
+
+import seqjax as sj
+from seqjax.bptt import cut
+
+I, H, T = 2, 3, 7  # noqa: E741
+
+CELLS = {
+    "rnn": sj.rnn(I, H, dtype=jnp.float64),
+    "relu": sj.rnn(I, H, activation=jax.nn.relu, dtype=jnp.float64),
+    "lstm": sj.lstm(I, H, dtype=jnp.float64),
+    "after": sj.gru(I, H, dtype=jnp.float64),
+    "before": sj.gru(I, H, reset_after=False, dtype=jnp.float64),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_rule_is_the_derivative_of_its_function(name):
+    cell = CELLS[name]
+    params = normal(jax.eval_shape(lambda: cell.init(jax.random.key(0))), 1)
+    h = normal(cell.initial_state(params), 2)
+    u = cell.project(params, normal(cell.input, 3))
+    z, pull_z = jax.vjp(lambda h: cell.preactivate(params, h, u), h)
+    dz = normal(z, 4)
+    ours = cell.preactivate_vjp(params, h, u, z, dz)
+    assert relative_error(floats(ours), floats(pull_z(dz)[0])) <= 1e-13
+    new, pull_h = jax.vjp(cell.activate, z, h)
+    dh = normal(new, 5)
+    for given, theirs in zip(cell.activate_vjp(z, h, new, dh), pull_h(dh), strict=True):
+        assert jax.tree.structure(given) == jax.tree.structure(theirs)
+        assert relative_error(floats(given), floats(theirs)) <= 1e-13
+
+
+@pytest.mark.parametrize("shape", [(I,), (T, I)])
+def test_matmul_has_the_derivatives_of_a_plain_one(shape):
+    x, kernel = (normal(jax.ShapeDtypeStruct(s, jnp.float64), 1) for s in (shape, (I, H)))
+    y, pull = jax.vjp(sj.matmul, x, kernel)
+    theirs, pull_plain = jax.vjp(jnp.matmul, x, kernel)
+    dy = normal(y, 2)
+    assert relative_error([y, *pull(dy)], [theirs, *pull_plain(dy)]) <= 1e-14
+
+
+def test_cut_is_an_identity_whose_cotangent_alone_is_zero():
+    value, pull = jax.vjp(cut, {"a": jnp.arange(3.0)})
+    assert value["a"].tolist() == [0, 1, 2]
+    assert pull(value)[0]["a"].tolist() == [0, 0, 0]
+
+
+def small(rules):
+    """A cell of two coupled state leaves, a counter and a start that is learned."""
+
+    def activate(z, s):
+        h = s["h"] * s["m"] / 2 + jnp.tanh(z)
+        return {"h": h, "m": s["m"] / 3 + jnp.sin(z), "n": s["n"] + 1}
+
+    def activate_vjp(z, s, new, d):
+        dz = d["h"] * (1 - jnp.tanh(z) ** 2) + d["m"] * jnp.cos(z)
+        dm = d["h"] * s["h"] / 2 + d["m"] / 3
+        return dz, {"h": d["h"] * s["m"] / 2, "m": dm, "n": d["n"]}
+
+    def preactivate(params, s, u):
+        return u * jnp.cos(s["m"]) + sj.matmul(s["h"], params["recurrent"])
+
+    def preactivate_vjp(params, s, u, z, dz):
+        dh = sj.matmul(dz, params["recurrent"].T)
+        return {"h": dh, "m": -dz * u * jnp.sin(s["m"]), "n": np.zeros((), jax.dtypes.float0)}
+
+    def init(key):
+        leaf = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float64)
+        spec = {"kernel": leaf(I, 2), "recurrent": leaf(2, 2), "h": leaf(2), "m": leaf(2)}
+        return normal(spec, 1)
+
+    return sj.Cell(
+        init=init,
+        initial_state=lambda params: {"h": params["h"], "m": params["m"], "n": jnp.array(0)},
+        project=lambda params, x: sj.matmul(x, params["kernel"]),
+        preactivate=preactivate,
+        activate=activate,
+        readout=lambda params, s: s["h"] * s["m"],
+        **({"activate_vjp": activate_vjp, "preactivate_vjp": preactivate_vjp} if rules else {}),
+    )
+
+
+def clipper(bound):
+    """An identity that clips its cotangent."""
+
+    @jax.custom_vjp
+    def clipped(tree):
+        return tree
+
+    def backward(_, d):
+        clip = lambda c: c if c.dtype == jax.dtypes.float0 else jnp.clip(c, -bound, bound)
+        return (jax.tree.map(clip, d),)
+
+    clipped.defvjp(lambda tree: (tree, None), backward)
+    return clipped
+
+
+def plain(cell, params, xs, state, *, mask, reset, truncate, clip):
+    """One scan with `jnp.where`, differentiated by JAX: what all the options mean."""
+    start, clipped = cell.initial_state(params), clipper(clip)
+    pick = lambda which, a, b: jax.tree.map(lambda a, b: jnp.where(which, a, b), a, b)
+
+    def step(s, inputs):
+        t, x, valid, again = inputs
+        held = jax.tree.map(lax.stop_gradient, s)
+        s = pick((t > 0) & (t % truncate == 0), held, s)
+        entering = pick(again & valid, start, s)
+        new = cell.activate(cell.preactivate(params, entering, cell.project(params, x)), entering)
+        s = pick(valid, clipped(new), entering)
+        return s, jnp.where(valid, cell.readout(params, s), 0)
+
+    return lax.scan(step, state, (jnp.arange(T), xs, mask, reset))
+
+
+MASK = jnp.array([True, True, False, True, True, False, True])
+RESET = jnp.array([False, True, True, False, True, False, False])
+BPTT = {
+    "plain": {},
+    "pieces": {"chunk": 2, "store": "preactivations"},
+    "starts": {"chunk": 3, "store": "chunk_starts"},
+    "truncated": {"truncate": 3, "chunk": 2},
+    "clipped": {"clip": 0.3},
+}
+
+
+def div(run, *at):
+    leaves = floats(run(*at))
+    weights = [jnp.arange(1.0, a.size + 1).reshape(a.shape) for a in leaves]
+    return jnp.sin(sum(jnp.sum(w * a) for w, a in zip(weights, leaves, strict=True)) / 20)
+
+
+def first_order(run, *at):
+    grads = jax.grad(functools.partial(div, run), (0, 1, 2), allow_int=True)(*at)
+    return [*floats(run(*at)), *floats(grads)]
+
+
+def second_order(run, *at):
+    """Reverse over reverse."""
+
+    def again(*at):
+        return sum(jnp.sum(jnp.cos(g)) for g in first_order(run, *at))
+
+    return floats(jax.grad(again, (0, 1, 2), allow_int=True)(*at))
+
+
+def compare(what, rules, special, **options):
+    cell = small(rules)
+    params = cell.init(None)
+    xs = normal(jax.ShapeDtypeStruct((T, I), jnp.float64), 2)
+    state = normal({"h": jnp.ones(2), "m": jnp.ones(2), "n": jnp.array(3)}, 3)
+    everywhere = {"mask": jnp.ones(T, bool), "reset": jnp.zeros(T, bool)}
+    steps = {"mask": MASK, "reset": RESET} if special else everywhere
+    bptt = sj.BPTT(**options)
+
+    def ours(*at):
+        return sj.unroll(cell, *at, **(steps if special else {}), adjoint=bptt)
+
+    def theirs(*at):
+        return plain(cell, *at, **steps, truncate=bptt.truncate or T, clip=bptt.clip or 1e9)
+
+    ours, theirs = (
+        jax.jit(functools.partial(what, run))(params, xs, state) for run in (ours, theirs)
+    )
+    assert relative_error(ours, theirs) <= 1e-10
+
+
+special = pytest.mark.parametrize("special", [True, False], ids=["mask and reset", "every step"])
+
+
+@special
+@pytest.mark.parametrize("options", BPTT)
+@pytest.mark.parametrize("rules", [True, False], ids=["by hand", "derived"])
+def test_recursion_is_the_derivative_of_a_plain_scan(rules, options, special):
+    compare(first_order, rules, special, **BPTT[options])
+
+
+@special
+@pytest.mark.parametrize("store", ["states", "preactivations"])
+def test_second_order_of_the_recursion(store, special):
+    compare(second_order, True, special, store=store)
+
+
+@pytest.mark.parametrize("rule", ["activate_vjp", "preactivate_vjp"])
+def test_the_rule_by_hand_is_the_one_that_is_used(rule):
+    """A wrong one must show."""
+    cell = CELLS["rnn"]
+    right = getattr(cell, rule)
+    wrong = dataclasses.replace(
+        cell, **{rule: lambda *operands: jax.tree.map(lambda d: 2 * d, right(*operands))}
+    )
+    params = cell.init(jax.random.key(0))
+    xs, state = jnp.ones((T, I)), jnp.ones(H)
+    ours, theirs = (
+        first_order(functools.partial(sj.unroll, c), params, xs, state) for c in (wrong, cell)
+    )
+    assert relative_error(ours, theirs) > 1e-3
