@@ -133,7 +133,8 @@ BPTT = {
     "plain": {},
     "pieces": {"chunk": 2, "store": "preactivations"},
     "starts": {"chunk": 3, "store": "chunk_starts"},
-    "truncated": {"truncate": 3, "chunk": 2},
+    "truncated": {"truncate": 3},
+    "truncated in pieces": {"truncate": 4, "chunk": 2},  # windows of 4 and 3 steps
     "clipped": {"clip": 0.3},
 }
 
@@ -209,3 +210,34 @@ def test_the_rule_by_hand_is_the_one_that_is_used(rule):
         first_order(functools.partial(sj.unroll, c), params, xs, state) for c in (wrong, cell)
     )
     assert relative_error(ours, theirs) > 1e-3
+
+
+@pytest.mark.parametrize("part", [0, 1], ids=["final state", "outputs"])
+def test_cotangent_of_one_result_alone(part):
+    """What the divergence does not read has no cotangent at all, not one of zeros."""
+    cell = CELLS["lstm"]
+    params = cell.init(jax.random.key(0))
+    xs, state = jnp.ones((T, I)), cell.initial_state(params)
+    ours, theirs = (
+        first_order(lambda *at, a=a: sj.unroll(cell, *at, adjoint=a)[part], params, xs, state)
+        for a in (sj.BPTT(), sj.Autodiff())
+    )
+    assert relative_error(ours, theirs) <= 1e-10
+
+
+def test_what_is_kept_for_the_backward_pass():
+    """In numbers a step, as `BPTT` says: S, S + Z, and S a chunk (2H and 4H for the LSTM)."""
+    steps = 100
+    cell = CELLS["lstm"]
+    params = cell.init(jax.random.key(0))
+    xs, state = jnp.ones((steps, I)), cell.initial_state(params)
+    kept = {}
+    for store in ("states", "preactivations", "chunk_starts"):
+        adjoint = sj.BPTT(chunk=10, store=store)
+        run = jax.jit(functools.partial(sj.unroll, cell, adjoint=adjoint))
+        pull = jax.vjp(run, params, xs, state)[1]
+        kept[store] = sum(leaf.size for leaf in jax.tree.leaves(pull)) / steps
+    assert kept["preactivations"] - kept["states"] == pytest.approx(4 * H)
+    assert kept["states"] - kept["chunk_starts"] == pytest.approx(2 * H)
+    inputs = I + sum(leaf.size for leaf in floats(params)) / steps
+    assert kept["chunk_starts"] == pytest.approx(inputs + 2 * H / 10)
