@@ -1,9 +1,14 @@
-"""``rows @ W``: a matmul whose batching rule folds a vmapped axis into the rows.
+"""``rows @ W``: a matmul that is two-dimensional whatever axes ``vmap`` adds to the rows.
 
 ``vmap`` of a plain ``x @ W`` over time and batch gives a product on ``[T, B, I]``. JAX
 transposes it into a contraction over two axes, for which XLA first copies a transposed
 cotangent. Folding every mapped axis into the rows keeps the product two-dimensional, so
 that its weight gradient is one ``rowsᵀ @ cotangent``, pooled over time and batch alike.
+
+It is folded only where the program is compiled for one device (or inside `jax.shard_map`).
+XLA can not shard the folded rows ``T·B`` along ``B``: it would gather the whole batch on
+every device first. The axes kept apart, the one communication left is the all-reduce of the
+weight gradient.
 """
 
 import jax
@@ -40,18 +45,56 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     (7, 2)
     """
     _checks.matmul_operands(x, kernel)
-    return _rows_matmul.bind(x, kernel)
+    return _rows_matmul.bind(*_varying_alike(x, kernel))
+
+
+def _varying_alike(*operands):
+    """Inside `shard_map`: what is replicated counts as varying, so that its gradient is summed.
+
+    JAX's own operations do so; a primitive of one's own has to.
+    """
+    axes = [_varying(jax.typeof(a)) for a in operands]
+    missing = [tuple(frozenset().union(*axes) - own) for own in axes]
+    return [_vary(a, names) if names else a for a, names in zip(operands, missing, strict=True)]
+
+
+# Both names have changed between the versions of JAX that are supported.
+def _vary(a, names):
+    return lax.pcast(a, names, to="varying") if hasattr(lax, "pcast") else lax.pvary(a, names)  # type: ignore[attr-defined]
+
+
+def _varying(aval) -> frozenset:
+    if hasattr(aval, "manual_axis_type"):
+        return aval.manual_axis_type.varying
+    return aval.vma
 
 
 def _dot(x, kernel):
     return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
 
 
+def _pooled_dot(x, cotangent):
+    rows = tuple(range(x.ndim - 1))
+    return lax.dot_general(x, cotangent, ((rows, rows), ((), ())))
+
+
+def _fold(a):
+    return a.reshape(-1, a.shape[-1])
+
+
+def _folded_dot(x, kernel):
+    return _dot(_fold(x), kernel).reshape(*x.shape[:-1], kernel.shape[1])
+
+
+def _folded_pooled_dot(x, cotangent):
+    return _pooled_dot(_fold(x), _fold(cotangent))
+
+
 def _kernel_cotangent(cotangent, x, kernel):
     del kernel
     if x.ndim == 1:
         x, cotangent = x[None], cotangent[None]
-    return lax.dot_general(x, cotangent, (((0,), (0,)), ((), ())))
+    return _pool.bind(x, cotangent)
 
 
 def _rows_cotangent(cotangent, x, kernel):
@@ -67,18 +110,39 @@ def _batch(operands, axes):
     (x, kernel), (x_axis, kernel_axis) = operands, axes
     if kernel_axis is not None:  # another kernel for every example: nothing to fold
         return jax.vmap(_dot, in_axes=axes)(x, kernel), 0
-    if x.ndim == 2:
-        return _rows_matmul.bind(jnp.moveaxis(x, x_axis, 0), kernel), 0
     # Beside the rows that are there already (time): a scan over these wants it so.
-    x = jnp.moveaxis(x, x_axis, 1)
-    rows, batch, size = x.shape
-    product = _rows_matmul.bind(x.reshape(rows * batch, size), kernel)
-    return product.reshape(rows, batch, kernel.shape[1]), 1
+    axis = 0 if x.ndim == 2 else x.ndim - 2
+    return _rows_matmul.bind(jnp.moveaxis(x, x_axis, axis), kernel), axis
+
+
+def _batch_pool(operands, axes):  # a weight gradient for every example was asked for
+    return jax.vmap(_pooled_dot, in_axes=axes)(*operands), 0
+
+
+def _lowering(apart, folded):
+    apart, folded = (mlir.lower_fun(f, multiple_results=False) for f in (apart, folded))
+
+    def lower(ctx, *operands):
+        devices = getattr(ctx.module_context.axis_context, "num_devices", None)
+        return (folded if devices in (None, 1) else apart)(ctx, *operands)
+
+    return lower
 
 
 _rows_matmul = Primitive("rows_matmul")
 _rows_matmul.def_impl(_dot)
 _rows_matmul.def_abstract_eval(_abstract_eval)
-mlir.register_lowering(_rows_matmul, mlir.lower_fun(_dot, multiple_results=False))
+mlir.register_lowering(_rows_matmul, _lowering(_dot, _folded_dot))
 ad.defbilinear(_rows_matmul, _rows_cotangent, _kernel_cotangent)
 batching.primitive_batchers[_rows_matmul] = _batch
+
+_pool = Primitive("rows_pool")  # the sum over rows of their outer products
+_pool.def_impl(_pooled_dot)
+_pool.def_abstract_eval(lambda x, d: x.update(shape=(x.shape[-1], d.shape[-1]), weak_type=False))
+mlir.register_lowering(_pool, _lowering(_pooled_dot, _folded_pooled_dot))
+ad.defbilinear(
+    _pool,
+    lambda cotangent, x, d: _rows_matmul.bind(d, cotangent.T),
+    lambda cotangent, x, d: _rows_matmul.bind(x, cotangent),
+)
+batching.primitive_batchers[_pool] = _batch_pool

