@@ -20,6 +20,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -242,6 +243,7 @@ def run_suite(directory: str, arguments: list[str], result: str) -> None:
     """In a process of its own: pytest on the copy; writes the first failing test."""
     os.chdir(directory)
     sys.path[:0] = [directory, os.path.join(directory, "tests")]
+    os.environ["PYTHONPATH"] = directory  # for the processes that tests start
     out = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1), os.dup2(out, 2)
     import pytest
@@ -269,11 +271,21 @@ def run_suite(directory: str, arguments: list[str], result: str) -> None:
     pathlib.Path(result).write_text(first.failed or "")
 
 
+def copy_project(place: str) -> None:
+    for part in ("seqjax", "tests", "examples", "benchmarks", "pyproject.toml", "README.md"):
+        source, to = ROOT / part, pathlib.Path(place, part)
+        if source.is_dir():
+            shutil.copytree(source, to, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy(source, to)
+
+
 class Bench:
     """Runs the suite on mutants, in processes that start with JAX imported."""
 
     def __init__(self, directory: str, quick: bool):
         self.directory, self.quick = directory, quick
+        self.lock, self.proven = threading.Lock(), False
         os.environ |= {
             "JAX_PLATFORMS": "cpu",
             # Programs of a moment: compile fast. Those of the oracles are the same every time.
@@ -290,19 +302,26 @@ class Bench:
     def noticed_by(self, mutant: Mutant | None) -> str | None:
         """The first test that fails on the mutant (None: on the code as it is)."""
         with tempfile.TemporaryDirectory(dir=self.directory) as place:
-            for part in ("seqjax", "tests", "pyproject.toml", "README.md", "examples"):
-                source, to = ROOT / part, pathlib.Path(place, part)
-                if source.is_dir():
-                    shutil.copytree(source, to, ignore=shutil.ignore_patterns("__pycache__"))
-                elif source.exists():
-                    shutil.copy(source, to)
+            copy_project(place)
             if mutant is not None:
                 pathlib.Path(place, mutant.path).write_text(mutant.source)
             likely = ["tests/test_rules.py", *(["-k", QUICK[mutant.path]] if mutant else [])]
             noticed = self.first_failure(place, likely, QUICK_LIMIT)
             if noticed or mutant is None or self.quick:
                 return noticed
+            self.prove_whole_suite()
             return self.first_failure(place, ["tests"], WHOLE_LIMIT)
+
+    def prove_whole_suite(self) -> None:
+        """A suite that fails without a mutant would seem to notice every one."""
+        with self.lock:
+            if not self.proven:
+                with tempfile.TemporaryDirectory(dir=self.directory) as place:
+                    copy_project(place)
+                    failure = self.first_failure(place, ["tests"], WHOLE_LIMIT)
+                if failure:
+                    raise RuntimeError(f"the suite fails as it is: {failure}")
+                self.proven = True
 
     def first_failure(self, place: str, arguments: list[str], limit: float) -> str | None:
         result = os.path.join(place, "result")
