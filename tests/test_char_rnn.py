@@ -37,7 +37,7 @@ def start(*args) -> subprocess.Popen:
 
 def run(*args) -> str:
     process = start(*args)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     assert "Traceback" not in err
     return out
@@ -86,7 +86,7 @@ def test_ctrl_c_saves_and_resume_continues_exactly(whole, text, tmp_path):
         if "update 100: " in line:
             process.send_signal(signal.SIGINT)
             break
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     assert err == ""
     assert "To continue: char_rnn.py --out" in out

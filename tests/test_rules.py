@@ -54,6 +54,21 @@ def test_matmul_has_the_derivatives_of_a_plain_one(shape):
     assert relative_error([y, *pull(dy)], [theirs, *pull_plain(dy)]) <= 1e-14
 
 
+@pytest.mark.parametrize("shape", [(I,), (T, I)])
+def test_cotangents_of_matmul_have_the_derivatives_of_plain_ones(shape):
+    """The cotangents are products themselves, of other operands: second order."""
+    at = [normal(jax.ShapeDtypeStruct(s, jnp.float64), 1) for s in (shape, (I, H))]
+    dy = normal(jnp.matmul(*at), 2)
+
+    def cotangents(product):
+        return lambda x, kernel, dy: jax.vjp(product, x, kernel)[1](dy)
+
+    ours, theirs = (jax.vjp(cotangents(f), *at, dy)[1] for f in (sj.matmul, jnp.matmul))
+    for number in range(2):  # of x and of the kernel
+        weights = [normal(a, 3) if n == number else jnp.zeros_like(a) for n, a in enumerate(at)]
+        assert relative_error(ours(tuple(weights)), theirs(tuple(weights))) <= 1e-14
+
+
 def test_cut_is_an_identity_whose_cotangent_alone_is_zero():
     value, pull = jax.vjp(cut, {"a": jnp.arange(3.0)})
     assert value["a"].tolist() == [0, 1, 2]
