@@ -92,8 +92,6 @@ def _folded_pooled_dot(x, cotangent):
 
 def _kernel_cotangent(cotangent, x, kernel):
     del kernel
-    if x.ndim == 1:
-        x, cotangent = x[None], cotangent[None]
     return _pool.bind(x, cotangent)
 
 

@@ -6,7 +6,9 @@ import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Thousands of small programs are compiled and run once each: compile them quickly.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import jax

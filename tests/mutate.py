@@ -66,15 +66,9 @@ QUICK = {
     "seqjax/adjoint.py": "recursion or alone or kept or truncated",
 }
 SHORT_CUT = "a scan of one piece, or of none and the rest, is what the short cut leaves out"
-ANY_ROWS = "the pooling contracts however many axes of rows there are, none or an extra 1"
 SAME_ZEROS = "zeros_like alone reads it: h and c have one shape and dtype"
 # Mutants that compute the same thing, by "rule: mutation", and why no test can notice them.
 EQUIVALENT: dict[str, str] = {
-    "_kernel_cotangent: if x.ndim == 1 -> if False": ANY_ROWS,
-    "_kernel_cotangent: if x.ndim == 1 -> if True": ANY_ROWS,
-    "_kernel_cotangent: x.ndim == 1 -> x.ndim != 1": ANY_ROWS,
-    "_kernel_cotangent: 1 -> 0": ANY_ROWS,
-    "_kernel_cotangent: 1 -> 2": ANY_ROWS,
     "activate_vjp: prev.h -> prev.c": SAME_ZEROS,
     "preactivate_vjp: prev.c -> prev.h": SAME_ZEROS,
     "_adjoint_bwd: None if steps.reset is None else _zeros(_inexact(start))"

@@ -106,6 +106,7 @@ def test_sample_writes_as_many_characters_as_asked_for(whole, prime):
 
 @pytest.fixture(scope="module")
 def example():
+    sys.path.insert(0, str(SCRIPT.parent))  # as for a script that is run
     spec = importlib.util.spec_from_file_location("char_rnn", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
