@@ -64,8 +64,8 @@ class BPTT(Adjoint):
         "chunk_starts": S a chunk; the chunk runs a second time. With a chunk of √T steps the
         memory is that of √T steps (Chen et al. 2016, arXiv:1604.06174).
       truncate: truncated BPTT: λ is not carried back across the steps k, 2k, … that this
-        many steps lie apart, counted in the order of processing (Williams & Peng 1990). Derivatives of the truncated
-        gradient itself are exact.
+        many steps lie apart, counted in the order of processing (Williams & Peng 1990).
+        Derivatives of the truncated gradient itself are exact.
       clip: a bound on every element of λ(t) at every valid step (Graves 2013,
         arXiv:1308.0850, section 2.1). The gradient is then no longer that of the function.
 
