@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import export
 from jax.nn import sigmoid
 
 from seqjax import _checks
@@ -19,6 +20,9 @@ class LSTMState(NamedTuple):
 
     h: jax.Array
     c: jax.Array
+
+
+export.register_namedtuple_serialization(LSTMState, serialized_name="seqjax.LSTMState")
 
 
 class Gates(NamedTuple):
