@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax
 
 from seqjax import _checks
-from seqjax.unroll import Model, check_params, check_state
+from seqjax.unroll import Model, check_params, check_state, output
 
 __all__ = ["stack"]
 
@@ -42,18 +42,12 @@ def stack(*models: Model) -> "Stack":
     for number, (below, above) in enumerate(itertools.pairwise(models), start=1):
         if below.input is None or above.input is None:
             continue  # nothing is known before the data come
-        y = jax.eval_shape(_output, below)
+        y = jax.eval_shape(output, below)
         if (y.shape, y.dtype) != (above.input.shape, above.input.dtype):
             expected = f"the input {_checks.describe(y)} that models[{number - 1}] puts out"
             given = _checks.describe(above.input)
             raise ValueError(_checks.mismatch(f"models[{number}]", expected, given))
     return Stack(models)
-
-
-def _output(model):
-    params = model.init(jax.random.key(0))
-    x = jax.numpy.zeros(model.input.shape, model.input.dtype)
-    return model.step(params, model.initial_state(params), x)[1]
 
 
 @jax.tree_util.register_static

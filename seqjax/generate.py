@@ -5,10 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from seqjax import _checks
-from seqjax.unroll import Model, unroll
+from seqjax.unroll import Model, output, unroll
 
 __all__ = ["generate", "sample"]
 
@@ -111,7 +112,9 @@ def generate(
         raise TypeError(_checks.mismatch("prompt", "whole numbers", _checks.describe(prompt)))
     length = _checks.size("length", length)
     _check_sampling(temperature, top_k, top_p)
-    encode = encode or _one_hot_of(model.input)
+    if encode is None:
+        encode = _one_hot_of(model.input)
+        _check_symbols(model, prompt)
 
     def draw(key, logits):
         return sample(key, logits, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -135,6 +138,21 @@ def _check_sampling(temperature, top_k, top_p):
         _checks.size("top_k", top_k)
     if top_p is not None and _checks.number("top_p", top_p, above=0) > 1:
         raise ValueError(_checks.mismatch("top_p", "a probability in (0, 1]", top_p))
+
+
+def _check_symbols(model, prompt):
+    """One-hot vectors of other symbols than [0, V) would be zero, and nobody would know."""
+    (size,) = model.input.shape
+    if not isinstance(prompt, jax.core.Tracer):
+        known = np.asarray(prompt)
+        least, most = known.min(), known.max()
+        if least < 0 or most >= size:
+            expected, given = f"symbols in [0, {size})", f"{least} to {most}"
+            raise ValueError(_checks.mismatch("prompt", expected, given))
+    logits = jax.eval_shape(output, model)
+    if logits.shape != (size,):
+        expected = f"a model that puts out as many logits as its input has symbols, {size}"
+        raise ValueError(_checks.mismatch("model", expected, _checks.describe(logits)))
 
 
 def _one_hot_of(spec):

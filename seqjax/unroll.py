@@ -141,6 +141,14 @@ def check_state(model: Model, params: Tree, state: Tree) -> Tree:
     return _checks.tree("state", state, spec)
 
 
+def output(model: Model) -> Tree:
+    """What one step of a model puts out, given zeros; for `jax.eval_shape`."""
+    assert model.input is not None
+    params = model.init(jax.random.key(0))
+    x = jnp.zeros(model.input.shape, model.input.dtype)
+    return model.step(params, model.initial_state(params), x)[1]
+
+
 @functools.lru_cache(maxsize=256)
 def _params_spec(model: Model, x64: bool) -> Tree:
     del x64  # a part of the key: the default dtype of a user's own `init` depends on it

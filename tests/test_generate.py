@@ -41,6 +41,7 @@ def test_the_distribution_drawn_from(options, expected):
 
 MODEL = sj.stack(sj.lstm(5, 6, dtype=jnp.float64), sj.dense(6, 5, dtype=jnp.float64))
 PARAMS = jax.tree.map(lambda p: 3 * p, MODEL.init(jax.random.key(3)))
+WIDE = sj.gru(5, 4).init(jax.random.key(0))
 PROMPT = jnp.array([0, 3, 1])
 
 
@@ -98,6 +99,12 @@ def test_encode_of_the_users_own():
         (lambda: generate(prompt=PROMPT[:0]), ValueError, r"prompt: expected int\[P\] with P ≥ 1"),
         (lambda: generate(prompt=PROMPT[None]), ValueError, r"prompt: .* got int64\[1, 3\]"),
         (lambda: generate(prompt=jnp.ones(2)), TypeError, "prompt: expected whole numbers"),
+        (lambda: generate(prompt=PROMPT + 2), ValueError, r"prompt: .* in \[0, 5\), got 2 to 5"),
+        (
+            lambda: sj.generate(sj.gru(5, 4), WIDE, PROMPT, 3, key=jax.random.key(0)),
+            ValueError,
+            r"model: .* as many logits as its input has symbols, 5, got float64\[4\]",
+        ),
         (lambda: generate(temperature=-1), ValueError, "temperature: expected .* got -1"),
         (lambda: generate(temperature="hot"), TypeError, "temperature: expected a number"),
         (lambda: generate(top_k=0), ValueError, "top_k: expected .* at least 1, got 0"),
