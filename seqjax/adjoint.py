@@ -35,8 +35,8 @@ class Adjoint(abc.ABC):
 class Autodiff(Adjoint):
     """A plain `lax.scan`, differentiated by JAX's own rules.
 
-    The adjoint for forward mode (`jax.jvp`, `jax.jacfwd`, `jax.hessian`), and the one that
-    `BPTT` is tested against.
+    The adjoint for forward mode (`jax.jvp`, `jax.jacfwd`), and the one that `BPTT` is tested
+    against. Forward over reverse (`jax.hessian`) works with either.
     """
 
     def recur(self, rec, params, state, start, u, steps):

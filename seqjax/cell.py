@@ -62,7 +62,8 @@ class Cell(Model):
       preactivate_vjp: the rule `(params, h_prev, u, z, dz) -> dh_prev`, [∂z/∂h_prev]ᵀ dz: ∇_Z W11.
         JAX's own where None.
       input: shape and dtype of x(t), to be checked; anything goes if None.
-      dtype: what the parameters are cast to before they are used; left alone if None.
+      dtype: what the parameters are cast to before they are used (by all but `initial_state`,
+        which makes its arrays in this dtype itself); left alone if None.
       name: how it shows in messages.
 
     `seqjax.testing.check_cell` proves a cell of your own.
