@@ -156,3 +156,18 @@ def relative_error(ours, theirs) -> float:
             error = float(jnp.max(jnp.abs(a - b))) / max(float(jnp.max(jnp.abs(b))), 1e-30)
             worst = max(worst, error if np.isfinite(error) else np.inf)
     return worst
+
+
+def clipper(bound):
+    """An identity that clips its cotangent: what `BPTT(clip=bound)` does to each state."""
+
+    @jax.custom_vjp
+    def clipped(tree):
+        return tree
+
+    def backward(_, cotangent):
+        clip = lambda c: c if c.dtype == jax.dtypes.float0 else jnp.clip(c, -bound, bound)
+        return (jax.tree.map(clip, cotangent),)
+
+    clipped.defvjp(lambda tree: (tree, None), backward)
+    return clipped

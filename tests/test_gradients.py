@@ -10,6 +10,7 @@ import pytest
 from cases import (
     CASES,
     IDS,
+    clipper,
     floats,
     gradient,
     is_float,
@@ -222,26 +223,11 @@ def test_truncated_bptt_is_a_scan_with_its_carry_cut(case, truncate, chunk):
     assert relative_error(ours, theirs) <= 1e-10
 
 
-def clip_carry(bound):
-    """A scan whose state passes through an identity that clips its cotangent."""
-
-    @jax.custom_vjp
-    def clipped(tree):
-        return tree
-
-    def backward(_, cotangent):
-        clip = lambda c: c if c.dtype == jax.dtypes.float0 else jnp.clip(c, -bound, bound)
-        return (jax.tree.map(clip, cotangent),)
-
-    clipped.defvjp(lambda tree: (tree, None), backward)
-    return clipped
-
-
 @pytest.mark.parametrize("case", BUILT_IN, ids=[case.name for case in BUILT_IN])
 @pytest.mark.parametrize("bound", [0.3])
 def test_clip_bounds_the_adjoint_of_every_step(case, bound):
     model, at = case.model, problem(case.model, 6)
-    clipped = clip_carry(bound)
+    clipped = clipper(bound)
 
     def plain(params, xs, state):
         def step(h, x):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import floats, normal, relative_error
+from cases import clipper, floats, normal, relative_error
 from jax import lax
 
 import seqjax as sj
@@ -108,21 +108,6 @@ def small(rules):
         readout=lambda params, s: s["h"] * s["m"],
         **({"activate_vjp": activate_vjp, "preactivate_vjp": preactivate_vjp} if rules else {}),
     )
-
-
-def clipper(bound):
-    """An identity that clips its cotangent."""
-
-    @jax.custom_vjp
-    def clipped(tree):
-        return tree
-
-    def backward(_, d):
-        clip = lambda c: c if c.dtype == jax.dtypes.float0 else jnp.clip(c, -bound, bound)
-        return (jax.tree.map(clip, d),)
-
-    clipped.defvjp(lambda tree: (tree, None), backward)
-    return clipped
 
 
 def plain(cell, params, xs, state, *, mask, reset, truncate, clip):
