@@ -67,8 +67,8 @@ def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     return value
 
 
-def function(name: str, value: Any) -> Any:
-    if not callable(value):
+def function(name: str, value: Any, *, optional: bool = False) -> Any:
+    if not callable(value) and not (optional and value is None):
         raise TypeError(mismatch(name, "a function", describe(value)))
     return value
 
@@ -77,6 +77,11 @@ def instance(name: str, value: Any, kind: type, expected: str) -> Any:
     if not isinstance(value, kind):
         raise TypeError(mismatch(name, expected, describe(value)))
     return value
+
+
+def spec(name: str, value: Any) -> Any:
+    expected = "a jax.ShapeDtypeStruct or None"
+    return value if value is None else instance(name, value, jax.ShapeDtypeStruct, expected)
 
 
 def float_dtype(name: str, value: Any, default: Any = None) -> np.dtype:

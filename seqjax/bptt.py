@@ -142,17 +142,17 @@ _conduct.defvjp(lambda value, formed: (value, None), lambda _, cotangent: (None,
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _adjoint(rec, clip, params, state, start, u, z, states, steps):
-    return _last(states), states
+    return _at(states, -1), states
 
 
-def _last(states):
-    return jax.tree.map(lambda h: h[-1], states)
+def _at(series, t):
+    return jax.tree.map(lambda a: a[t], series)
 
 
 def _adjoint_fwd(rec, clip, *operands):
     operands = jax.tree.map(lambda leaf: leaf.value, operands)
     states = operands[5]
-    return (_last(states), states), operands
+    return (_at(states, -1), states), operands
 
 
 def _adjoint_bwd(rec, clip, operands, cotangents):
@@ -165,7 +165,7 @@ def _adjoint_bwd(rec, clip, operands, cotangents):
     def local_rule(z_t, h_tm1, h_t):
         def rule(lam):
             dz_t, d_h_tm1 = activate_vjp(z_t, h_tm1, h_t, _complete(h_t, lam))
-            return _inexact(dz_t), _inexact(d_h_tm1)
+            return _inexact(dz_t), None if d_h_tm1 is None else _inexact(d_h_tm1)
 
         return jax.linearize(rule, _zeros(_inexact(h_t)))[1]
 
@@ -173,31 +173,58 @@ def _adjoint_bwd(rec, clip, operands, cotangents):
     # computed here, in parallel over time; products with λ are what remains for the loop.
     local_rules = jax.vmap(local_rule)(z, entering, states)
 
-    def step(carry, inputs):
-        lam, d_start = carry
-        d_h_t, rule_t, h_tm1, u_t, z_t, valid_t, reset_t = inputs
-        lam = [a if d is None else a + d for a, d in zip(lam, d_h_t, strict=True)]
+    def pull(lam, rule_t, h_tm1, u_t, z_t):
+        """δ(t), and what h(t-1) gets from step t: None if no gradient goes there."""
         bounded = lam if clip is None else [jnp.clip(a, -clip, clip) for a in lam]
         dz_t, through_state = rule_t(bounded)
         through_z = preactivate_vjp(params, h_tm1, u_t, z_t, _complete(z_t, dz_t))
-        d_h_tm1 = _add(through_state, _inexact(through_z))
+        through_z = None if through_z is None else _inexact(through_z)
+        if through_state is None or through_z is None:
+            return dz_t, through_z if through_state is None else through_state
+        return dz_t, _add(through_state, through_z)
+
+    def step(carry, inputs):
+        lam, d_start = carry
+        d_h_t, local_t, valid_t, reset_t = inputs
+        lam = _add(lam, d_h_t)
+        dz_t, d_h_tm1 = pull(lam, *local_t)
+        nothing = _zeros(lam)
+        d_h_tm1 = nothing if d_h_tm1 is None else d_h_tm1
         if valid_t is not None:  # an invalid step hands λ on and has no δ
             dz_t = select(valid_t, dz_t, _zeros(dz_t))
             d_h_tm1 = select(valid_t, d_h_tm1, lam)
         if reset_t is not None:  # the step began at `start`, not at h(t-1)
-            nothing = _zeros(d_h_tm1)
             d_start = _add(d_start, select(reset_t, d_h_tm1, nothing))
             d_h_tm1 = select(reset_t, nothing, d_h_tm1)
         return (d_h_tm1, d_start), dz_t
 
+    local = (local_rules, entering, u, z)
     lam = [
         jnp.zeros_like(h) if d is None else d for d, h in zip(d_last, _inexact(state), strict=True)
     ]
+    if steps.valid is None and _unlinked(pull, lam, local):
+        # No gradient crosses a step (Elman's copy): λ(t) is what comes from outside, and
+        # nothing is left to loop over.
+        dz, _ = jax.vmap(pull)(_outside(lam, d_states, _inexact(states)), *local)
+        return None, None, None, None, _complete(z, dz), None, None
     d_start = None if steps.reset is None else _zeros(_inexact(start))
-    inputs = (d_states, local_rules, entering, u, z, steps.valid, steps.reset)
+    inputs = (d_states, local, steps.valid, steps.reset)
     (d_state, d_start), dz = lax.scan(step, (lam, d_start), inputs, reverse=True)
     d_start = None if d_start is None else _complete(start, d_start)
     return None, _complete(state, d_state), d_start, None, _complete(z, dz), None, None
+
+
+def _unlinked(pull, lam, local) -> bool:
+    """Whether the rules say that no gradient goes from a step to the one before."""
+    return jax.eval_shape(lambda lam, local: pull(lam, *_at(local, 0)), lam, local)[1] is None
+
+
+def _outside(d_last: list, d_states: list, states: list) -> list:
+    """∂DIV/∂h(t) from outside, for all t: that on the last state is one on h(T-1)."""
+    d_states = [
+        jnp.zeros_like(h) if d is None else d for d, h in zip(d_states, states, strict=True)
+    ]
+    return [d.at[-1].add(last) for d, last in zip(d_states, d_last, strict=True)]
 
 
 _adjoint.defvjp(_adjoint_fwd, _adjoint_bwd, symbolic_zeros=True)
@@ -239,4 +266,4 @@ def _zeros(leaves: list) -> list:
 
 
 def _add(a: list, b: list) -> list:
-    return [x + y for x, y in zip(a, b, strict=True)]
+    return [x if y is None else x + y for x, y in zip(a, b, strict=True)]

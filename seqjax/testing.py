@@ -10,7 +10,7 @@ import numpy as np
 from seqjax import _checks
 from seqjax.adjoint import BPTT, STORES, Autodiff
 from seqjax.cell import Cell
-from seqjax.compose import Stack
+from seqjax.compose import Bidirectional, Stack
 from seqjax.unroll import Model, unroll
 
 __all__ = ["check_cell"]
@@ -64,6 +64,9 @@ def _cells(model, name=""):
     if isinstance(model, Stack):
         for number, layer in enumerate(model.models):
             yield from _cells(layer, f"{name}models[{number}].")
+    elif isinstance(model, Bidirectional):
+        yield from _cells(model.forward, f"{name}forward.")
+        yield from _cells(model.backward, f"{name}backward.")
     elif isinstance(model, Cell):
         yield model, name
 
@@ -113,6 +116,7 @@ def _check_rules(cell: Cell, name: str, x: Tree, time: int, rng) -> None:
         hand = jax.vmap(cell.activate_vjp)(z, h_prev, h, dh)
         auto = jax.vmap(lambda z, h, dh: jax.vjp(cell.activate, z, h)[1](dh))(z, h_prev, dh)
         for result, ours, theirs in zip(("dz", "dh_prev"), hand, auto, strict=True):
+            ours = _none_as_zeros(ours, theirs)
             _compare(f"{name}activate_vjp: {result}", ours, theirs, over_time=True)
     if cell.preactivate_vjp is not None:
 
@@ -121,7 +125,12 @@ def _check_rules(cell: Cell, name: str, x: Tree, time: int, rng) -> None:
 
         hand = jax.vmap(cell.preactivate_vjp, (None, 0, 0, 0, 0))(params, h_prev, u, z, dz)
         auto = jax.vmap(auto_rule)(h_prev, u, dz)
+        hand = _none_as_zeros(hand, auto)
         _compare(f"{name}preactivate_vjp: dh_prev", hand, auto, over_time=True)
+
+
+def _none_as_zeros(hand: Tree, auto: Tree) -> Tree:
+    return jax.tree.map(jnp.zeros_like, auto) if hand is None else hand
 
 
 def _check_unroll(model: Model, x: Tree, time: int, rng) -> None:

@@ -1,6 +1,7 @@
 """A model over time: lengths, masks, resets, reversal, and the choice of adjoint."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -32,16 +33,32 @@ class Model:
       init: `init(key) -> params`.
       initial_state: `initial_state(params) -> state`, h(-1).
       step: `step(params, state, x) -> (state, y)`: one time step, for streaming.
+      receptive_field: how many steps, t and those before it, y(t) depends on: `math.inf` for
+        an infinite response (notes, section 2).
+      causal: whether y(t) depends on no input after t; if not, `run` needs the whole series.
     """
 
     input: jax.ShapeDtypeStruct | None
     init: Callable
     initial_state: Callable
     step: Callable
+    receptive_field: float = math.inf
+    causal: bool = True
 
     def window(self, params, state, xs, steps: Steps, adjoint: Adjoint) -> tuple[Tree, Tree]:
         """`unroll` over T ≥ 1 steps that were checked; what a new kind of model defines."""
         raise NotImplementedError
+
+    def run(self, params, state, xs, steps: Steps, adjoint: Adjoint) -> tuple[Tree, Tree]:
+        """The whole series, T ≥ 1, one window after the other as the adjoint says.
+
+        A model that reads the future has no windows, and defines this instead.
+        """
+        return adjoint.over_time(
+            lambda state, inputs: self.window(params, state, inputs[0], inputs[1], adjoint),
+            state,
+            (xs, steps),
+        )
 
     def astype(self, dtype) -> "Model":
         """The same model with parameters, inputs and states of another floating dtype."""
@@ -107,13 +124,9 @@ def unroll(
     if steps.valid is not None:
         xs = _where(steps.valid, xs)
     if reverse:
-        xs, steps = _flip(xs), _flip(steps)
+        xs, steps = flip(xs), flip(steps)
     try:
-        state, ys = adjoint.over_time(
-            lambda state, inputs: model.window(params, state, inputs[0], inputs[1], adjoint),
-            state,
-            (xs, steps),
-        )
+        state, ys = model.run(params, state, xs, steps, adjoint)
     except TypeError as error:
         if isinstance(adjoint, BPTT) and "forward-mode" in str(error):
             raise TypeError(
@@ -122,7 +135,7 @@ def unroll(
             ) from error
         raise
     ys = ys if steps.valid is None else _where(steps.valid, ys)
-    return state, _flip(ys) if reverse else ys
+    return state, flip(ys) if reverse else ys
 
 
 def check_params(model: Model, params: Tree) -> Tree:
@@ -145,8 +158,9 @@ def output(model: Model) -> Tree:
     """What one step of a model puts out, given zeros; for `jax.eval_shape`."""
     assert model.input is not None
     params = model.init(jax.random.key(0))
-    x = jnp.zeros(model.input.shape, model.input.dtype)
-    return model.step(params, model.initial_state(params), x)[1]
+    xs = jnp.zeros((1, *model.input.shape), model.input.dtype)
+    ys = model.run(params, model.initial_state(params), xs, Steps(), _BPTT)[1]
+    return jax.tree.map(lambda y: y[0], ys)
 
 
 @functools.lru_cache(maxsize=256)
@@ -167,9 +181,9 @@ def _steps(time: int, length, mask, reset) -> Steps:
 
 
 def _no_outputs(model, params, state, xs):
-    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
-    y = jax.eval_shape(model.step, params, state, x)[1]
-    return jax.tree.map(lambda a: jnp.zeros((0, *a.shape), a.dtype), y)
+    one = jax.tree.map(lambda a: jnp.zeros((1, *a.shape[1:]), a.dtype), xs)
+    ys = jax.eval_shape(lambda: model.run(params, state, one, Steps(), _BPTT)[1])
+    return jax.tree.map(lambda a: jnp.zeros((0, *a.shape[1:]), a.dtype), ys)
 
 
 def _where(valid: jax.Array, series: Tree) -> Tree:
@@ -177,5 +191,5 @@ def _where(valid: jax.Array, series: Tree) -> Tree:
     return jax.vmap(lambda v, a: select(v, a, jax.tree.map(jnp.zeros_like, a)))(valid, series)
 
 
-def _flip(tree: Tree) -> Tree:
+def flip(tree: Tree) -> Tree:
     return jax.tree.map(lambda a: jnp.flip(a, axis=0), tree)

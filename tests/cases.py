@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from jax import lax
 
 import seqjax as sj
+from seqjax.compose import Bidirectional, Stack
 
 I = 3  # noqa: E741  the size of x(t) in every case
 
@@ -18,6 +21,8 @@ I = 3  # noqa: E741  the size of x(t) in every case
 class Case(NamedTuple):
     name: str
     make: Callable[[Any], sj.Model]
+    partial: bool = False  # "partially recurrent": no gradient crosses a step
+    variant: bool = False  # of a model that is there already: most suites run it with -m slow
 
     @property
     def model(self) -> sj.Model:
@@ -75,15 +80,47 @@ def _stack(dtype):
     )
 
 
+def _memory(dtype):
+    """An explicit memory that reads all that it may: y, h and m of the step before."""
+
+    def init(key):
+        shapes = {"w": (I, 4), "m": (3, 4), "y": (2, 3), "h": (4, 3), "g": (4, 2), "m0": (3,)}
+        keys = jax.random.split(key, len(shapes))
+        draw = lambda k, shape: jax.random.normal(k, shape, dtype) / 2
+        return {n: draw(k, shapes[n]) for k, n in zip(keys, shapes, strict=True)}
+
+    def r(params, y, h, m):
+        return jnp.tanh(sj.matmul(y, params["y"]) + sj.matmul(h, params["h"]) + m / 2)
+
+    def f(params, x, m):
+        return jnp.tanh(sj.matmul(x, params["w"]) + sj.matmul(m, params["m"]))
+
+    def start(params):
+        return jnp.zeros(2, dtype), jnp.zeros(4, dtype), params["m0"]
+
+    def g(params, h):
+        return jnp.sin(sj.matmul(h, params["g"]))
+
+    spec = jax.ShapeDtypeStruct((I,), dtype)
+    return sj.memory(r, f, g, init=init, initial_state=start, input=spec)
+
+
+def _two_directions(dtype):
+    both = sj.bidirectional(sj.elman(3, 2, dtype=dtype), sj.tdnn(3, 2, dtype=dtype), merge="mean")
+    below = sj.bidirectional(sj.rnn(I, 3, dtype=dtype), merge="product")
+    return sj.stack(below, both, sj.dense(2, 2, dtype=dtype))
+
+
 CASES = [
     Case("rnn", lambda dtype: sj.rnn(I, 4, dtype=dtype)),
-    Case("rnn-relu", lambda dtype: sj.rnn(I, 4, activation=jax.nn.relu, dtype=dtype)),
+    Case("rnn-relu", lambda dtype: sj.rnn(I, 4, activation=jax.nn.relu, dtype=dtype), variant=True),
     Case(
         "rnn-elu-learned",
         lambda dtype: sj.rnn(I, 4, activation=jax.nn.elu, learn_initial_state=True, dtype=dtype),
+        variant=True,
     ),
-    Case("rnn-one-unit", lambda dtype: sj.rnn(I, 1, dtype=dtype)),
-    Case("lstm", lambda dtype: sj.lstm(I, 4, dtype=dtype)),
+    Case("rnn-one-unit", lambda dtype: sj.rnn(I, 1, dtype=dtype), variant=True),
+    Case("lstm", lambda dtype: sj.lstm(I, 4, dtype=dtype), variant=True),
     Case(
         "lstm-learned",
         lambda dtype: sj.lstm(I, 4, forget_bias=1.0, learn_initial_state=True, dtype=dtype),
@@ -93,9 +130,63 @@ CASES = [
     Case("structured-without-rules", _leaky),
     Case("own-step", _own),
     Case("stack", _stack),
-    Case("stack-with-own", lambda dtype: sj.stack(sj.gru(I, I, dtype=dtype), _own(dtype))),
+    Case(
+        "stack-with-own",
+        lambda dtype: sj.stack(sj.gru(I, I, dtype=dtype), _own(dtype)),
+        variant=True,
+    ),
+    Case("elman", lambda dtype: sj.elman(I, 4, dtype=dtype), partial=True),
+    Case(
+        "jordan",
+        lambda dtype: sj.jordan(I, 4, 3, decay=0.6, output_activation=jax.nn.softmax, dtype=dtype),
+        partial=True,
+    ),
+    Case("memory", _memory),
+    Case("tdnn", lambda dtype: sj.tdnn(I, 2, delays=(0, 1, 3), activation=jnp.tanh, dtype=dtype)),
+    Case(
+        "tdnn-deep",
+        lambda dtype: sj.stack(
+            sj.tdnn(I, 3, delays=(0, 1), activation=jax.nn.relu, dtype=dtype),
+            sj.tdnn(3, 2, delays=(0, 2), dtype=dtype),
+        ),
+        variant=True,
+    ),
+    Case(
+        "narx",
+        lambda dtype: sj.narx(
+            I,
+            5,
+            2,
+            input_delays=(0, 2),
+            output_delays=(1, 3),
+            output_activation=jnp.tanh,
+            dtype=dtype,
+        ),
+    ),
+    Case(
+        "bidirectional",
+        lambda dtype: sj.bidirectional(
+            sj.lstm(I, 4, learn_initial_state=True, dtype=dtype), sj.gru(I, 2, dtype=dtype)
+        ),
+    ),
+    Case("stack-of-bidirectional", _two_directions),
 ]
-IDS = [case.name for case in CASES]
+
+
+def parametrized(cases, later=lambda case: case.variant):
+    """Over these cases; those that may come later run with -m slow, before a release."""
+    return pytest.mark.parametrize(
+        "case",
+        [
+            pytest.param(case, id=case.name, marks=pytest.mark.slow if later(case) else ())
+            for case in cases
+        ],
+    )
+
+
+every_variant = parametrized(CASES, later=lambda case: False)
+every_model = parametrized(CASES)
+every_causal_model = parametrized([case for case in CASES if case.model.causal])
 
 
 def is_float(leaf) -> bool:
@@ -124,6 +215,44 @@ def problem(model, time, seed=0, dtype=jnp.float64):
     )
     xs = jnp.asarray(np.random.default_rng(seed + 3).standard_normal((time, I)), dtype)
     return params, xs, state
+
+
+def naive(model, params, xs, state, truncate=None):
+    """A scan over the model's own step: neither hoisting nor anything else of `unroll`.
+
+    With `truncate` the state that is carried is cut before the steps k, 2k, …
+    """
+    if isinstance(model, Stack) and not model.causal:
+        last = []
+        for layer, p, s in zip(model.models, params, state, strict=True):
+            s, xs = naive(layer, p, xs, s, truncate)
+            last.append(s)
+        return tuple(last), xs
+    if isinstance(model, Bidirectional):
+        forth = naive(model.forward, params["forward"], xs, state["forward"], truncate)
+        back = naive(model.backward, params["backward"], xs[::-1], state["backward"], truncate)
+        return {"forward": forth[0], "backward": back[0]}, merged(model, forth[1], back[1][::-1])
+
+    def step(carry, x):
+        t, s = carry
+        if truncate is not None:
+            held = jax.tree.map(lax.stop_gradient, s)
+            now = (t > 0) & (t % truncate == 0)
+            s = jax.tree.map(lambda a, b: jnp.where(now, a, b), held, s)
+        s, y = model.step(params, s, x)
+        return (t + 1, s), y
+
+    (_, state), ys = lax.scan(step, (jnp.array(0), state), xs)
+    return state, ys
+
+
+def merged(model, forth, back):
+    """The outputs of a bidirectional model, from those of its two nets."""
+    return {
+        "concat": lambda: jnp.concatenate([forth, back], axis=1),
+        "mean": lambda: (forth + back) / 2,
+        "product": lambda: forth * back,
+    }[model.merge]()
 
 
 def floats(tree):

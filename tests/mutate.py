@@ -31,7 +31,7 @@ QUICK_LIMIT, WHOLE_LIMIT = 300, 3600  # seconds
 
 # What is mutated: functions, inner ones included, and module-level statements (`x.defvjp(...)`).
 RULES = {
-    "seqjax/cells/rnn.py": ["tanh_vjp", "relu_vjp", "preactivate_vjp"],
+    "seqjax/cells/rnn.py": ["tanh_vjp", "relu_vjp", "other_vjp", "preactivate_vjp"],
     "seqjax/cells/lstm.py": ["activate_vjp", "preactivate_vjp"],
     "seqjax/cells/gru.py": [
         "activate_after_vjp",
@@ -39,13 +39,20 @@ RULES = {
         "activate_before_vjp",
         "preactivate_before_vjp",
     ],
+    "seqjax/cells/_feedback.py": ["layers_vjp"],
+    "seqjax/cells/jordan.py": ["activate_vjp"],
+    "seqjax/narx.py": ["activate_vjp", "preactivate_vjp"],
+    "seqjax/delays.py": ["_convolve", "_since", "read_series"],
+    "seqjax/compose.py": ["_resets_of_backward"],
     "seqjax/rows.py": ["_kernel_cotangent", "_rows_cotangent", "ad.defbilinear"],
     "seqjax/bptt.py": [
         "bptt",
         "_adjoint_fwd",
         "_adjoint_bwd",
         "_entering",
-        "_last",
+        "_at",
+        "_unlinked",
+        "_outside",
         "_derived_activate_vjp",
         "_derived_preactivate_vjp",
         "_add",
@@ -56,11 +63,16 @@ RULES = {
     ],
     "seqjax/adjoint.py": ["truncated", "recur", "first", "_in_pieces"],
 }
-# Which tests of test_rules.py are tried first.
+# Which tests of test_rules.py, or which other file of tests, are tried first.
 QUICK = {
     "seqjax/cells/rnn.py": "its_function and (rnn or relu)",
     "seqjax/cells/lstm.py": "its_function and lstm",
     "seqjax/cells/gru.py": "its_function and (after or before)",
+    "seqjax/cells/_feedback.py": "its_function and (jordan or narx)",
+    "seqjax/cells/jordan.py": "its_function and jordan",
+    "seqjax/narx.py": "its_function and narx",
+    "seqjax/delays.py": "tests/test_tdnn.py",
+    "seqjax/compose.py": "tests/test_bidirectional.py",
     "seqjax/rows.py": "matmul",
     "seqjax/bptt.py": "not its_function and not matmul",
     "seqjax/adjoint.py": "recursion or alone or kept or truncated",
@@ -308,7 +320,10 @@ class Bench:
             copy_project(place)
             if mutant is not None:
                 pathlib.Path(place, mutant.path).write_text(mutant.source)
-            likely = ["tests/test_rules.py", *(["-k", QUICK[mutant.path]] if mutant else [])]
+            likely = ["tests/test_rules.py", "tests/test_tdnn.py", "tests/test_bidirectional.py"]
+            if mutant is not None:
+                first = QUICK[mutant.path]
+                likely = [first] if first.startswith("tests/") else [likely[0], "-k", first]
             noticed = self.first_failure(place, likely, QUICK_LIMIT)
             if noticed or mutant is None or self.quick:
                 return noticed
@@ -349,7 +364,9 @@ def main() -> int:
     parser.add_argument("-k", default="", help="only mutants whose path, rule or text match")
     parser.add_argument("--list", action="store_true", help="only print the mutants")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="run test_rules.py only")
+    parser.add_argument(
+        "--quick", action="store_true", help="only the tests that are likely to notice"
+    )
     options = parser.parse_args()
     mutants = [m for path in RULES for m in mutants_of(path)]
     mutants = [m for m in mutants if re.search(options.k, f"{m.path} {m.key}")]

@@ -6,13 +6,13 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import CASES, IDS
+from cases import every_model
 
 import seqjax as sj
 from seqjax.cells.lstm import Gates
 
 
-@pytest.mark.parametrize("case", CASES, ids=IDS)
+@every_model
 def test_every_model_is_proved(case):
     """Rows 1 and 2 of the proof: rule = autodiff = finite differences."""
     model = case.make(jnp.float32)  # whatever its dtype, it is proved in float64

@@ -4,11 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, IDS, floats, gradient, problem, relative_error, weighted
+from cases import (
+    CASES,
+    every_causal_model,
+    every_model,
+    floats,
+    gradient,
+    problem,
+    relative_error,
+    weighted,
+)
 
 import seqjax as sj
 
-every_model = pytest.mark.parametrize("case", CASES, ids=IDS)
 T = 6
 
 
@@ -69,7 +77,7 @@ def test_reverse_is_flip_run_flip(case, length):
     assert relative_error(ours, theirs) <= 1e-13
 
 
-@every_model
+@every_causal_model
 def test_streaming_and_carried_chunks_equal_one_go(case):
     model, (params, xs, state) = case.model, problem(case.model, T)
     whole_state, whole = run(model)(params, xs, state)
@@ -90,7 +98,7 @@ def test_streaming_and_carried_chunks_equal_one_go(case):
     assert relative_error(floats((carried, joined)), floats((whole_state, whole))) <= 1e-13
 
 
-@every_model
+@every_causal_model
 def test_reset_starts_anew(case):
     """Two episodes in one series equal two runs; the first one's gradient stops at the reset."""
     model, (params, xs, state) = case.model, problem(case.model, T)

@@ -1,14 +1,14 @@
 """Large inputs, long series, short floats and NaN."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, IDS, I, floats, is_float, normal, problem
+from cases import CASES, I, every_model, floats, is_float, normal, parametrized, problem
 
 import seqjax as sj
-
-every_model = pytest.mark.parametrize("case", CASES, ids=IDS)
 
 
 def astype(tree, dtype):
@@ -142,7 +142,7 @@ def test_debug_nans_finds_nothing_in_valid_input(case):
     assert finite([*outputs, *grads])
 
 
-@every_model
+@parametrized([c for c in CASES if c.model.causal and c.model.receptive_field == math.inf])
 @pytest.mark.parametrize("adjoint", [sj.BPTT(), sj.BPTT(chunk=3), sj.Autodiff()], ids=str)
 def test_a_nan_shows_from_its_step_on_and_nowhere_before(case, adjoint):
     model, (params, xs, state) = case.model, problem(case.model, 8)
@@ -155,6 +155,8 @@ def test_a_nan_shows_from_its_step_on_and_nowhere_before(case, adjoint):
         np.testing.assert_array_equal(after[:4], before[:4])
         assert bool(jnp.isnan(after[4:]).all())
     states = [leaf for leaf in dirty if not leaf.ndim or leaf.shape[0] != 8]
+    if case.name == "narx":  # its line of inputs has forgotten it
+        states = states[1:]
     assert all(bool(jnp.isnan(leaf).all()) for leaf in states)
     d_params = grads[: len(floats(params))]
     assert any(bool(jnp.isnan(leaf).any()) for leaf in d_params)

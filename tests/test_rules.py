@@ -25,22 +25,31 @@ CELLS = {
     "lstm": sj.lstm(I, H, dtype=jnp.float64),
     "after": sj.gru(I, H, dtype=jnp.float64),
     "before": sj.gru(I, H, reset_after=False, dtype=jnp.float64),
+    "elu": sj.rnn(I, H, activation=jax.nn.elu, dtype=jnp.float64),
+    "elman": sj.elman(I, H, dtype=jnp.float64),
+    "jordan": sj.jordan(I, H, 2, decay=0.6, output_activation=jax.nn.softmax, dtype=jnp.float64),
 }
+NARX = sj.narx(I, H, 2, output_delays=(1, 4), output_activation=jnp.sin, dtype=jnp.float64)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", [*CELLS, "narx"])
 def test_rule_is_the_derivative_of_its_function(name):
-    cell = CELLS[name]
-    params = normal(jax.eval_shape(lambda: cell.init(jax.random.key(0))), 1)
-    h = normal(cell.initial_state(params), 2)
-    u = cell.project(params, normal(cell.input, 3))
+    model = NARX if name == "narx" else CELLS[name]
+    params = normal(jax.eval_shape(lambda: model.init(jax.random.key(0))), 1)
+    h = normal(model.initial_state(params), 2)
+    if name == "narx":
+        cell, h, u = NARX.feedback, h.ys, normal(jnp.zeros(H), 3)
+    else:
+        cell, u = model, model.project(params, normal(model.input, 3))
     z, pull_z = jax.vjp(lambda h: cell.preactivate(params, h, u), h)
     dz = normal(z, 4)
-    ours = cell.preactivate_vjp(params, h, u, z, dz)
-    assert relative_error(floats(ours), floats(pull_z(dz)[0])) <= 1e-13
+    ours, theirs = cell.preactivate_vjp(params, h, u, z, dz), pull_z(dz)[0]
+    ours = jax.tree.map(jnp.zeros_like, theirs) if ours is None else ours
+    assert relative_error(floats(ours), floats(theirs)) <= 1e-13
     new, pull_h = jax.vjp(cell.activate, z, h)
     dh = normal(new, 5)
     for given, theirs in zip(cell.activate_vjp(z, h, new, dh), pull_h(dh), strict=True):
+        given = jax.tree.map(jnp.zeros_like, theirs) if given is None else given
         assert jax.tree.structure(given) == jax.tree.structure(theirs)
         assert relative_error(floats(given), floats(theirs)) <= 1e-13
 
@@ -210,6 +219,22 @@ def test_the_rule_by_hand_is_the_one_that_is_used(rule):
         first_order(functools.partial(sj.unroll, c), params, xs, state) for c in (wrong, cell)
     )
     assert relative_error(ours, theirs) > 1e-3
+
+
+@pytest.mark.parametrize("part", [0, 1, None], ids=["final state", "outputs", "both"])
+@pytest.mark.parametrize("name", ["elman", "jordan"])
+def test_without_a_loop_back(name, part):
+    """The parallel backward pass of a network whose steps no gradient links."""
+    cell = CELLS[name]
+    params = normal(jax.eval_shape(lambda: cell.init(jax.random.key(0))), 1)
+    xs, state = normal(jnp.zeros((T, I)), 2), normal(cell.initial_state(params), 3)
+
+    def run(adjoint):
+        whole = functools.partial(sj.unroll, cell, adjoint=adjoint)
+        return whole if part is None else lambda *at: whole(*at)[part]
+
+    ours, theirs = (first_order(run(a), params, xs, state) for a in (sj.BPTT(), sj.Autodiff()))
+    assert relative_error(ours, theirs) <= 1e-10
 
 
 @pytest.mark.parametrize("part", [0, 1], ids=["final state", "outputs"])

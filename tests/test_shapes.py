@@ -4,11 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, IDS, floats, gradient, problem, relative_error
+from cases import every_causal_model, every_model, floats, gradient, problem, relative_error
 
 import seqjax as sj
-
-every_model = pytest.mark.parametrize("case", CASES, ids=IDS)
 
 
 @every_model
@@ -27,7 +25,7 @@ def test_no_steps(case):
     assert relative_error(grads[len(grads) - states :], [2 * s for s in floats(state)]) == 0
 
 
-@every_model
+@every_causal_model
 def test_one_step_equals_step(case):
     model, (params, xs, state) = case.model, problem(case.model, 1)
     state_1, ys = jax.jit(lambda: sj.unroll(model, params, xs, state))()
@@ -55,7 +53,11 @@ def test_small_batches(case, batch):
 lstm = sj.lstm(3, 4)
 stack = sj.stack(sj.lstm(3, 4), sj.dense(4, 2))
 own = sj.cell(lambda key: jnp.ones(()), lambda p, s, x: (s[:1], s))
-params = lstm.init(jax.random.key(0))
+typed = sj.cell(lambda key: jnp.ones(()), lambda p, s, x: (s, x), input=lstm.input)
+narx = sj.narx(3, 4, 2)
+both = sj.stack(sj.bidirectional(lstm), sj.dense(8, 3))
+key = jax.random.key(0)
+params, narx_params = lstm.init(key), narx.init(key)
 xs = np.ones((5, 3))
 
 
@@ -79,6 +81,97 @@ ERRORS = [
     (lambda: sj.dense(3, 4, activation=3), TypeError, "activation: expected a function, got int"),
     (lambda: sj.cell(None, lambda: 0), TypeError, "init: expected a function, got NoneType None"),
     (lambda: sj.cell(lambda: 0, 1), TypeError, "step: expected a function"),
+    (
+        lambda: sj.cell(min, min, input=3),
+        TypeError,
+        "input: expected a jax.ShapeDtypeStruct or None",
+    ),
+    (
+        lambda: typed.unroll(jnp.ones(()), xs[:, :2]),
+        ValueError,
+        r"xs: expected float64\[T, 3\], got float64\[5, 2\]",
+    ),
+    (lambda: sj.tdnn(3, 2, delays=()), ValueError, r"delays: expected at least one delay, .* got"),
+    (
+        lambda: sj.tdnn(3, 2, delays=(1, 1)),
+        ValueError,
+        r"delays: .*larger than the one before, got",
+    ),
+    (
+        lambda: sj.tdnn(3, 2, delays=(-1, 0)),
+        ValueError,
+        r"delays\[0\]: expected .* at least 0, got",
+    ),
+    (lambda: sj.tdnn(3, 2, delays=3), TypeError, "delays: expected a tuple of delays, got int 3"),
+    (
+        lambda: sj.narx(3, 2, 1, output_delays=(0, 1)),
+        ValueError,
+        r"output_delays\[0\]: expected .* 1",
+    ),
+    (
+        lambda: sj.narx(3, 2, 1, input_delays=(1.0,)),
+        TypeError,
+        r"input_delays\[0\]: expected a whole",
+    ),
+    (
+        lambda: sj.narx(3, 2, 1, output_activation=1),
+        TypeError,
+        "output_activation: expected a func",
+    ),
+    (
+        lambda: sj.teacher_force(lstm, params, xs, xs),
+        TypeError,
+        "model: expected a model from sj.na",
+    ),
+    (
+        lambda: sj.teacher_force(narx, narx_params, xs, xs),
+        ValueError,
+        r"measured_ys: expected float64\[5, 2\], got float64\[5, 3\]",
+    ),
+    (
+        lambda: sj.teacher_force(narx, narx_params, xs, xs[:, :2], forced=np.ones(4, bool)),
+        ValueError,
+        r"forced: expected bool\[5\], got bool\[4\]",
+    ),
+    (
+        lambda: sj.warm_start(narx, xs, xs[:4, :2]),
+        ValueError,
+        r"measured_ys: expected .*\[5, 2\], got",
+    ),
+    (
+        lambda: sj.jordan(3, 4, 2, decay=1),
+        ValueError,
+        r"decay: expected a number in \[0, 1\), got 1",
+    ),
+    (lambda: sj.jordan(3, 4, 2, decay=-0.1), ValueError, "decay: expected a number of at least 0"),
+    (lambda: sj.jordan(3, 4, 0, decay=0), ValueError, "output_size: expected .* at least 1, got 0"),
+    (
+        lambda: sj.elman(3, 4, activation=None),
+        TypeError,
+        "activation: expected a function, got None",
+    ),
+    (lambda: sj.bidirectional(3), TypeError, "forward: expected a seqjax model, got int 3"),
+    (lambda: sj.bidirectional(lstm, 3), TypeError, "backward: expected a seqjax model, got int 3"),
+    (
+        lambda: sj.bidirectional(lstm, merge="max"),
+        ValueError,
+        "merge: expected one of 'concat', .* got",
+    ),
+    (
+        lambda: sj.bidirectional(lstm, sj.gru(2, 4)),
+        ValueError,
+        r"backward: expected the input float64\[3\] that forward reads, got float64\[2\]",
+    ),
+    (
+        lambda: sj.bidirectional(lstm, sj.gru(3, 2), merge="sum"),
+        ValueError,
+        r"merge: expected outputs that fit 'sum', got float64\[4\] and float64\[2\]",
+    ),
+    (
+        lambda: sj.generate(both, both.init(jax.random.key(0)), np.array([1]), 2, key=key),
+        TypeError,
+        "step: a bidirectional model has none",
+    ),
     (lambda: sj.stack(), ValueError, "models: expected at least one"),
     (lambda: sj.stack(lstm, 3), TypeError, r"models\[1\]: expected a seqjax model, got int 3"),
     (

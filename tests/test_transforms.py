@@ -7,18 +7,30 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import CASES, IDS, I, floats, is_float, problem, relative_error, weighted
+from cases import (
+    CASES,
+    I,
+    every_model,
+    floats,
+    is_float,
+    parametrized,
+    problem,
+    relative_error,
+    weighted,
+)
 from jax import export, lax
 
 import seqjax as sj
 
 T, B = 5, 3
 BY_NAME = {case.name: case.model for case in CASES}
-FEW = {"lstm-learned", "gru-reset-before", "own-step", "stack"}  # each kind of model once
-every_model = pytest.mark.parametrize("case", CASES, ids=IDS)
-a_few_now = pytest.mark.parametrize(  # and all of them before a release
-    "case",
-    [pytest.param(c, id=c.name, marks=() if c.name in FEW else pytest.mark.slow) for c in CASES],
+# Each kind of model once; all of them before a release.
+FEW = {"lstm-learned", "gru-reset-before", "own-step", "stack", "narx", "tdnn", "bidirectional"}
+
+
+a_few_now = parametrized(CASES, later=lambda case: case.name not in FEW)
+a_few_causal_now = parametrized(
+    [case for case in CASES if case.model.causal], later=lambda case: case.name not in FEW
 )
 
 
@@ -93,7 +105,7 @@ SWEEP = [
         case,
         axes,
         id=f"{case.name}-{name}",
-        marks=() if "all" in name or case.name == "lstm-learned" else pytest.mark.slow,
+        marks=() if name.startswith("all") and not case.variant else pytest.mark.slow,
     )
     for case in CASES
     for name, axes in IN_AXES.items()
@@ -142,7 +154,7 @@ def test_gradient_of_a_batch_is_the_sum_of_per_example_gradients(case):
     assert_same(pooled, jax.tree.map(lambda leaf: leaf.sum(0), each))
 
 
-@a_few_now
+@a_few_causal_now
 @pytest.mark.parametrize("how", ["checkpoint", "scan", "scan of checkpoint"])
 def test_checkpoint_around_it_and_scan_over_it(case, how):
     """Segments of one series, the state carried by a scan of the caller's."""
@@ -186,6 +198,11 @@ FACTORIES = {
     "rnn": lambda: sj.rnn(I, 4, activation=jax.nn.relu),
     "lstm": lambda: sj.lstm(I, 4, forget_bias=1.0, learn_initial_state=True),
     "gru": lambda: sj.gru(I, 4, reset_after=False),
+    "elman": lambda: sj.elman(I, 4, activation=jax.nn.elu),
+    "jordan": lambda: sj.jordan(I, 4, 2, decay=0.5, output_activation=jax.nn.softmax),
+    "tdnn": lambda: sj.tdnn(I, 4, delays=[0, 2], activation=jnp.tanh),
+    "narx": lambda: sj.narx(I, 4, 2, output_delays=range(1, 4)),
+    "bidirectional": lambda: sj.bidirectional(sj.lstm(I, 4), sj.gru(I, 2)),
     "dense": lambda: sj.dense(I, 4, activation=jax.nn.softmax),
     "stack": lambda: sj.stack(sj.lstm(I, 4), sj.gru(4, 2), sj.dense(2, 2)),
     "astype": lambda: sj.stack(sj.lstm(I, 4, dtype=jnp.float32)).astype(jnp.float64),

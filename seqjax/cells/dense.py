@@ -51,7 +51,7 @@ def dense(
     return Dense(
         jax.ShapeDtypeStruct((_checks.size("input_size", input_size),), dtype),
         _checks.size("output_size", output_size),
-        activation and _checks.function("activation", activation),
+        _checks.function("activation", activation, optional=True),
         _checks.float_dtype("param_dtype", param_dtype, default=dtype),
     )
 
@@ -65,6 +65,7 @@ class Dense(Model):
     output_size: int
     activation: Callable | None
     param_dtype: Any
+    receptive_field = 1
 
     def __repr__(self):
         return f"<dense({self.input.shape[0]}, {self.output_size})>"

@@ -18,7 +18,13 @@ __all__ = ["cell"]
 Tree = Any
 
 
-def cell(init: Callable, step: Callable, initial_state: Callable | None = None) -> "OwnCell":
+def cell(
+    init: Callable,
+    step: Callable,
+    initial_state: Callable | None = None,
+    *,
+    input: jax.ShapeDtypeStruct | None = None,
+) -> "OwnCell":
     """A model out of a step function: BPTT, masks, resets and all else apply to it.
 
     Its whole step counts as the pre-activation and its activation is the identity, so the
@@ -30,12 +36,13 @@ def cell(init: Callable, step: Callable, initial_state: Callable | None = None) 
         the structure, shapes and dtypes of the old one. `seqjax.matmul` in it folds a batch.
       initial_state: `initial_state(params) -> state`; without it every call passes `state=`,
         and a `reset` has nowhere to go.
+      input: shape and dtype of x(t), to be checked; any pytree goes if None.
 
     Returns:
       A model.
 
     Raises:
-      TypeError: an argument is not a function.
+      TypeError: an argument is not as described.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> def step(decay, mean, x):
@@ -47,9 +54,9 @@ def cell(init: Callable, step: Callable, initial_state: Callable | None = None) 
     """
     _checks.function("init", init)
     _checks.function("step", step)
-    if initial_state is not None:
-        _checks.function("initial_state", initial_state)
-    return OwnCell(init, step, initial_state or no_initial_state)
+    _checks.function("initial_state", initial_state, optional=True)
+    _checks.spec("input", input)
+    return OwnCell(init, step, initial_state or no_initial_state, input)
 
 
 def no_initial_state(params):
@@ -89,7 +96,7 @@ class OwnCell(Model):
     init: Callable
     step: Callable
     initial_state: Callable
-    input = None
+    input: jax.ShapeDtypeStruct | None = None
 
     def window(self, params, state, xs, steps: Steps, adjoint):
         x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
@@ -106,4 +113,5 @@ class OwnCell(Model):
             self,
             init=in_dtype(self.init, dtype),
             initial_state=in_dtype(self.initial_state, dtype),
+            input=self.input and jax.ShapeDtypeStruct(self.input.shape, dtype),
         )

@@ -25,7 +25,7 @@ def rnn(
     Args:
       input_size: I, the size of x(t).
       hidden_size: H, the size of h(t).
-      activation: f, an elementwise function; tanh and `jax.nn.relu` have rules by hand.
+      activation: f, any function of one vector [H]; tanh and `jax.nn.relu` have rules by hand.
       learn_initial_state: whether h(-1) is a parameter (from zero) instead of zero.
       dtype: of inputs, states and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
@@ -61,7 +61,7 @@ def rnn(
         preactivate=preactivate,
         preactivate_vjp=preactivate_vjp,
         activate=bind(activate, activation),
-        activate_vjp=ACTIVATE_VJPS.get(activation),
+        activate_vjp=activation_rule(activation),
     )
 
 
@@ -81,12 +81,20 @@ def activate(activation, z, h_prev):
     return activation(z)
 
 
+def activation_rule(activation):
+    """∇_Z = ∇_h f'(Z): by hand where f' is known, by JAX for any other f."""
+    return {jnp.tanh: tanh_vjp, jax.nn.tanh: tanh_vjp, jax.nn.relu: relu_vjp}.get(
+        activation, bind(other_vjp, activation)
+    )
+
+
 def tanh_vjp(z, h_prev, h, dh):
-    return dh * (1 - h * h), jnp.zeros_like(h_prev)
+    return dh * (1 - h * h), None
 
 
 def relu_vjp(z, h_prev, h, dh):
-    return jnp.where(h > 0, dh, 0), jnp.zeros_like(h_prev)
+    return jnp.where(h > 0, dh, 0), None
 
 
-ACTIVATE_VJPS = {jnp.tanh: tanh_vjp, jax.nn.tanh: tanh_vjp, jax.nn.relu: relu_vjp}
+def other_vjp(activation, z, h_prev, h, dh):
+    return jax.vjp(activation, z)[1](dh)[0], None

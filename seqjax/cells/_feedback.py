@@ -1,0 +1,51 @@
+"""What the networks with output feedback share: one hidden layer, and a layer of outputs."""
+
+from typing import NamedTuple
+
+import jax
+
+from seqjax.rows import matmul
+
+
+class Layers(NamedTuple):
+    """Pre-activations of a step: of the hidden layer, [H], and of the outputs, [O]."""
+
+    hidden: jax.Array
+    output: jax.Array
+
+
+def init(key, input_shape, feedback_shape, output_size, dtype):
+    """U(±1/√fan-in); the last axis of both shapes is H."""
+    *fan, hidden_size = feedback_shape
+    bound = (_size(input_shape[:-1]) + _size(fan)) ** -0.5
+    shapes = {
+        "kernel": (input_shape, bound),
+        "recurrent_kernel": (feedback_shape, bound),
+        "bias": ((hidden_size,), bound),
+        "output_kernel": ((hidden_size, output_size), hidden_size**-0.5),
+        "output_bias": ((output_size,), hidden_size**-0.5),
+    }
+    keys = jax.random.split(key, len(shapes))
+    return {
+        name: jax.random.uniform(k, shape, dtype, -bound, bound)
+        for k, (name, (shape, bound)) in zip(keys, shapes.items(), strict=True)
+    }
+
+
+def _size(shape) -> int:
+    product = 1
+    for axis in shape:
+        product *= axis
+    return product
+
+
+def layers(activation, params, hidden):
+    """The output layer above a hidden pre-activation."""
+    output = matmul(activation(hidden), params["output_kernel"]) + params["output_bias"]
+    return Layers(hidden, output)
+
+
+def layers_vjp(activation, params, z, dz):
+    """∂DIV/∂(hidden pre-activation): what comes through the output layer, and dz.hidden."""
+    d_activated = matmul(dz.output, params["output_kernel"].T)
+    return dz.hidden + jax.vjp(activation, z.hidden)[1](d_activated)[0]

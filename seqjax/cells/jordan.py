@@ -1,0 +1,132 @@
+"""The Jordan network: its memory is a running average of its own past outputs."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import export, lax
+
+from seqjax import _checks
+from seqjax.cell import Cell, bind
+from seqjax.cells import _feedback
+from seqjax.cells.rnn import project
+from seqjax.rows import matmul
+
+__all__ = ["JordanState", "jordan"]
+
+
+class JordanState(NamedTuple):
+    """The state of `jordan`: the last output, and the running average with it, [O] each."""
+
+    y: jax.Array
+    mean: jax.Array
+
+
+export.register_namedtuple_serialization(JordanState, serialized_name="seqjax.JordanState")
+
+
+def jordan(
+    input_size: int,
+    hidden_size: int,
+    output_size: int,
+    *,
+    decay: float,
+    activation: Callable = jnp.tanh,
+    output_activation: Callable | None = None,
+    dtype=None,
+    param_dtype=None,
+) -> Cell:
+    """The Jordan network, whose memory unit averages past outputs and has nothing to learn.
+
+        m(t) = decay m(t-1) + (1 - decay) y(t-1)
+        h(t) = f(W1 x(t) + W11 m(t) + b1)
+        y(t) = g(W2 h(t) + b2)
+
+    The memory's structure is fixed: `decay` is no parameter. No gradient flows back through the
+    memory, so "in learning, the current error does not propagate to the past", and the
+    backward pass has no loop over time. (With full BPTT: `sj.memory`, or `sj.narx` for decay 0.)
+
+    Args:
+      input_size: I, the size of x(t).
+      hidden_size: H, the size of h(t).
+      output_size: O, the size of y(t) and of the memory m(t).
+      decay: of the average, in [0, 1); 0 remembers the last output alone.
+      activation: f, any function of one vector [H].
+      output_activation: g, any function of one vector [O] (`jax.nn.softmax` too); none if None.
+      dtype: of inputs, states and outputs; JAX's default float if None.
+      param_dtype: of the parameters; `dtype` if None.
+
+    Returns:
+      A cell with params {"kernel": [I, H], "recurrent_kernel": [O, H], "bias": [H],
+      "output_kernel": [H, O], "output_bias": [O]}, drawn from U(±1/√fan-in). The state is
+      JordanState(y, mean), zero at first.
+
+    Raises:
+      TypeError, ValueError: an argument is not as described.
+
+    References:
+      Jordan 1986, Serial order: a parallel distributed processing approach; notes, section 2.
+
+    >>> import jax, jax.numpy as jnp, seqjax as sj
+    >>> cell = sj.jordan(3, 8, 2, decay=0.5)
+    >>> state, ys = cell.unroll(cell.init(jax.random.key(0)), jnp.ones((10, 3)))
+    >>> ys.shape, state.mean.shape
+    ((10, 2), (2,))
+    """
+    sizes = {"input_size": input_size, "hidden_size": hidden_size, "output_size": output_size}
+    input_size, hidden_size, output_size = (_checks.size(n, v) for n, v in sizes.items())
+    decay = _checks.number("decay", decay, at_least=0)
+    if decay >= 1:
+        raise ValueError(_checks.mismatch("decay", "a number in [0, 1)", decay))
+    _checks.function("activation", activation)
+    _checks.function("output_activation", output_activation, optional=True)
+    dtype = _checks.float_dtype("dtype", dtype)
+    param_dtype = _checks.float_dtype("param_dtype", param_dtype, default=dtype)
+    return Cell(
+        init=bind(init, input_size, hidden_size, output_size, dtype=param_dtype),
+        initial_state=bind(initial_state, output_size, dtype=dtype),
+        project=project,
+        preactivate=bind(preactivate, activation),
+        preactivate_vjp=preactivate_vjp,
+        activate=bind(activate, decay, output_activation),
+        activate_vjp=bind(activate_vjp, decay, output_activation),
+        readout=readout,
+        input=jax.ShapeDtypeStruct((input_size,), dtype),
+        dtype=dtype,
+        name=f"jordan({input_size}, {hidden_size}, {output_size})",
+    )
+
+
+def init(input_size, hidden_size, output_size, key, *, dtype):
+    shapes = (input_size, hidden_size), (output_size, hidden_size)
+    return _feedback.init(key, *shapes, output_size, dtype)
+
+
+def initial_state(output_size, params, *, dtype):
+    return JordanState(jnp.zeros(output_size, dtype), jnp.zeros(output_size, dtype))
+
+
+def preactivate(activation, params, prev, u):
+    hidden = u + matmul(lax.stop_gradient(prev.mean), params["recurrent_kernel"])
+    return _feedback.layers(activation, params, hidden)
+
+
+def preactivate_vjp(params, prev, u, z, dz):
+    return None
+
+
+def activate(decay, output_activation, z, prev):
+    y = z.output if output_activation is None else output_activation(z.output)
+    return JordanState(y, decay * lax.stop_gradient(prev.mean) + (1 - decay) * y)
+
+
+def activate_vjp(decay, output_activation, z, prev, new, d):
+    dy = d.y + (1 - decay) * d.mean
+    if output_activation is not None:
+        dy = jax.vjp(output_activation, z.output)[1](dy)[0]
+    return _feedback.Layers(jnp.zeros_like(z.hidden), dy), None
+
+
+def readout(params, state):
+    return state.y

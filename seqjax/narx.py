@@ -1,0 +1,201 @@
+"""NARX: past inputs and past outputs feed one network."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from seqjax import _checks
+from seqjax.cell import cast
+from seqjax.cells import _feedback
+from seqjax.cells._feedback import Layers
+from seqjax.delays import check_delays, read_line, read_series
+from seqjax.rows import matmul
+from seqjax.unroll import Model, check_params, check_state
+
+__all__ = ["NARXState", "narx"]
+
+
+class NARXState(NamedTuple):
+    """The state of `narx`, two delay lines, the oldest value first.
+
+    Attributes:
+      xs: [N, I], the last inputs, N the largest input delay.
+      ys: [M, O], the last outputs that were fed back, M the largest output delay.
+    """
+
+    xs: jax.Array
+    ys: jax.Array
+
+
+export.register_namedtuple_serialization(NARXState, serialized_name="seqjax.NARXState")
+
+
+def narx(
+    input_size: int,
+    hidden_size: int,
+    output_size: int,
+    *,
+    input_delays: tuple[int, ...] = (0, 1),
+    output_delays: tuple[int, ...] = (1, 2),
+    activation: Callable = jnp.tanh,
+    output_activation: Callable | None = None,
+    dtype=None,
+    param_dtype=None,
+) -> "NARX":
+    """A nonlinear autoregressive network with exogenous inputs.
+
+        h(t) = f(Σ_k x(t - input_delays[k]) W1_k + Σ_k y(t - output_delays[k]) W11_k + b1)
+        y(t) = g(W2 h(t) + b2)
+
+    `unroll` runs it in closed loop: its own outputs are fed back, and BPTT goes through them.
+    `teacher_force` runs it in open loop, with measured outputs in their place, and `warm_start`
+    makes the state from a measured history. One tap, Y(t) = f(X(t), Y(t-1)), is
+    `input_delays=(0,), output_delays=(1,)`.
+
+    Args:
+      input_size: I, the size of x(t).
+      hidden_size: H, the size of h(t).
+      output_size: O, the size of y(t).
+      input_delays: whole numbers from 0, each larger than the one before.
+      output_delays: whole numbers from 1, each larger than the one before.
+      activation: f, any function of one vector [H].
+      output_activation: g, any function of one vector [O]; none if None.
+      dtype: of inputs, states and outputs; JAX's default float if None.
+      param_dtype: of the parameters; `dtype` if None.
+
+    Returns:
+      A model with params {"kernel": [K, I, H], "recurrent_kernel": [L, O, H], "bias": [H],
+      "output_kernel": [H, O], "output_bias": [O]} for K and L delays, drawn from
+      U(±1/√fan-in). The state is NARXState(xs, ys), zero at first.
+
+    Raises:
+      TypeError, ValueError: an argument is not as described.
+
+    References:
+      Notes, section 2; Lin et al. 1996, Learning long-term dependencies in NARX recurrent
+      neural networks; Narendra & Parthasarathy 1990 (series-parallel and parallel models).
+
+    >>> import jax, jax.numpy as jnp, seqjax as sj
+    >>> model = sj.narx(1, 8, 1, input_delays=(0,), output_delays=(1, 2))
+    >>> params = model.init(jax.random.key(0))
+    >>> xs, measured = jnp.ones((20, 1)), jnp.zeros((20, 1))
+    >>> state, one_step_ahead = sj.teacher_force(model, params, xs[:12], measured[:12])
+    >>> state, free_run = model.unroll(params, xs[12:], state)
+    >>> one_step_ahead.shape, free_run.shape
+    ((12, 1), (8, 1))
+    """
+    dtype = _checks.float_dtype("dtype", dtype)
+    return NARX(
+        input=jax.ShapeDtypeStruct((_checks.size("input_size", input_size),), dtype),
+        hidden_size=_checks.size("hidden_size", hidden_size),
+        output_size=_checks.size("output_size", output_size),
+        input_delays=check_delays("input_delays", input_delays, at_least=0),
+        feedback=Feedback(
+            check_delays("output_delays", output_delays, at_least=1),
+            _checks.function("activation", activation),
+            _checks.function("output_activation", output_activation, optional=True),
+        ),
+        param_dtype=_checks.float_dtype("param_dtype", param_dtype, default=dtype),
+    )
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """The recurrence of the closed loop; its state is the line of outputs, [M, O]."""
+
+    delays: tuple[int, ...]
+    activation: Callable
+    output_activation: Callable | None
+
+    def layers(self, params, hidden):
+        return _feedback.layers(self.activation, params, hidden)
+
+    def output(self, z):
+        return z.output if self.output_activation is None else self.output_activation(z.output)
+
+    def preactivate(self, params, line, u):
+        # The delays count from the step that is being computed, one after the line's end.
+        back = [delay - 1 for delay in self.delays]
+        return self.layers(params, u + read_line(back, params["recurrent_kernel"], line))
+
+    def preactivate_vjp(self, params, line, u, z, dz):
+        d_hidden = _feedback.layers_vjp(self.activation, params, z, dz)
+        kernel = params["recurrent_kernel"]
+        d_taps = matmul(d_hidden, kernel.reshape(-1, kernel.shape[-1]).T).reshape(kernel.shape[:2])
+        rows = dict(zip(self.delays, d_taps, strict=True))
+        nothing = jnp.zeros_like(line[0])
+        return jnp.stack([rows.get(delay, nothing) for delay in range(len(line), 0, -1)])
+
+    def activate(self, z, line):
+        return jnp.concatenate([line[1:], self.output(z)[None]])
+
+    def activate_vjp(self, z, line, new, d):
+        dy = d[-1]
+        if self.output_activation is not None:
+            dy = jax.vjp(self.output_activation, z.output)[1](dy)[0]
+        d_line = jnp.concatenate([jnp.zeros_like(d[:1]), d[:-1]])
+        return Layers(jnp.zeros_like(z.hidden), dy), d_line
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True, kw_only=True, repr=False)
+class NARX(Model):
+    """See `narx`."""
+
+    input: jax.ShapeDtypeStruct
+    hidden_size: int
+    output_size: int
+    input_delays: tuple[int, ...]
+    feedback: Feedback
+    param_dtype: Any
+
+    def __repr__(self):
+        return (
+            f"<narx({self.input.shape[0]}, {self.hidden_size}, {self.output_size}, "
+            f"input_delays={self.input_delays}, output_delays={self.feedback.delays})>"
+        )
+
+    def init(self, key):
+        inputs = (len(self.input_delays), *self.input.shape, self.hidden_size)
+        outputs = (len(self.feedback.delays), self.output_size, self.hidden_size)
+        return _feedback.init(key, inputs, outputs, self.output_size, self.param_dtype)
+
+    def initial_state(self, params):
+        zeros = lambda *shape: jnp.zeros(shape, self.input.dtype)
+        return NARXState(
+            zeros(self.input_delays[-1], *self.input.shape),
+            zeros(self.feedback.delays[-1], self.output_size),
+        )
+
+    def step(self, params, state, x):
+        params, state = check_params(self, params), check_state(self, params, state)
+        x = _checks.array("x", x, self.input.shape, self.input.dtype)
+        params = cast(params, self.input.dtype)
+        line = jnp.concatenate([state.xs, x[None]])
+        u = read_line(self.input_delays, params["kernel"], line) + params["bias"]
+        z = self.feedback.preactivate(params, state.ys, u)
+        ys = self.feedback.activate(z, state.ys)
+        return NARXState(line[1:], ys), ys[-1]
+
+    def window(self, params, state, xs, steps, adjoint):
+        params = cast(params, self.input.dtype)
+        line, u = self.read_inputs(params, state, xs, steps)
+        start = None if steps.reset is None else jnp.zeros_like(state.ys)
+        last, lines = adjoint.recur(self.feedback, params, state.ys, start, u, steps)
+        return NARXState(line, last), lines[:, -1]
+
+    def read_inputs(self, params, state, xs, steps):
+        """The line of inputs after a series, and what they bring to the hidden layer."""
+        line, us = read_series(self.input_delays, params["kernel"], state.xs, xs, steps)
+        return line, jax.vmap(jnp.add, (0, None))(us, params["bias"])
+
+    def astype(self, dtype):
+        dtype = _checks.float_dtype("dtype", dtype)
+        return dataclasses.replace(
+            self, input=jax.ShapeDtypeStruct(self.input.shape, dtype), param_dtype=dtype
+        )

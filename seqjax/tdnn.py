@@ -1,0 +1,120 @@
+"""The time-delay neural network: a finite response."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax import _checks
+from seqjax.cell import cast
+from seqjax.delays import check_delays, read_line, read_series
+from seqjax.unroll import Model, check_params, check_state
+
+__all__ = ["tdnn"]
+
+
+def tdnn(
+    input_size: int,
+    output_size: int,
+    *,
+    delays: tuple[int, ...] = (0, 1, 2),
+    activation: Callable | None = None,
+    dtype=None,
+    param_dtype=None,
+) -> "TDNN":
+    """A layer of a time-delay neural network: y(t) = f(Σ_k x(t - delays[k]) W_k + b).
+
+    A causal convolution over time. What happens at t affects the outputs t … t + N, N the
+    largest delay, and no other one. Layers stack into a deep causal network, dilated as in a TCN
+    by the choice of their delays; `receptive_field` of a model says how many steps it reads.
+
+    Args:
+      input_size: I, the size of x(t).
+      output_size: O, the size of y(t).
+      delays: whole numbers, each larger than the one before: `range(8)`, or (0, 4, 8, 12).
+      activation: f, any function of one vector [O]; none if None.
+      dtype: of inputs and outputs; JAX's default float if None.
+      param_dtype: of the parameters; `dtype` if None.
+
+    Returns:
+      A model with params {"kernel": [K, I, O], "bias": [O]} for K delays, drawn from
+      U(±1/√(K I)). The state is the delay line, [N, I], the oldest x first, zero at first.
+
+    Raises:
+      TypeError, ValueError: an argument is not as described.
+
+    References:
+      Notes, section 1; Waibel et al. 1989; Bai et al. 2018, arXiv:1803.01271 (TCN).
+
+    >>> import jax, jax.numpy as jnp, seqjax as sj
+    >>> layers = [sj.tdnn(1, 8, delays=(0, d), activation=jnp.tanh) for d in (1,)]
+    >>> layers += [sj.tdnn(8, 8, delays=(0, d), activation=jnp.tanh) for d in (2, 4)]
+    >>> model = sj.stack(*layers, sj.dense(8, 1))
+    >>> model.receptive_field
+    8
+    >>> model.unroll(model.init(jax.random.key(0)), jnp.ones((10, 1)))[1].shape
+    (10, 1)
+    """
+    dtype = _checks.float_dtype("dtype", dtype)
+    return TDNN(
+        jax.ShapeDtypeStruct((_checks.size("input_size", input_size),), dtype),
+        _checks.size("output_size", output_size),
+        check_delays("delays", delays, at_least=0),
+        _checks.function("activation", activation, optional=True),
+        _checks.float_dtype("param_dtype", param_dtype, default=dtype),
+    )
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True, repr=False)
+class TDNN(Model):
+    """See `tdnn`."""
+
+    input: jax.ShapeDtypeStruct
+    output_size: int
+    delays: tuple[int, ...]
+    activation: Callable | None
+    param_dtype: Any
+
+    def __repr__(self):
+        return f"<tdnn({self.input.shape[0]}, {self.output_size}, delays={self.delays})>"
+
+    @property
+    def receptive_field(self):  # type: ignore[override]
+        return self.delays[-1] + 1
+
+    def init(self, key):
+        kernel = (len(self.delays), *self.input.shape, self.output_size)
+        bound = math.prod(kernel[:2]) ** -0.5
+        draw = lambda k, *shape: jax.random.uniform(k, shape, self.param_dtype, -bound, bound)
+        kernel_key, bias_key = jax.random.split(key)
+        return {"kernel": draw(kernel_key, *kernel), "bias": draw(bias_key, self.output_size)}
+
+    def initial_state(self, params):
+        return jnp.zeros((self.delays[-1], *self.input.shape), self.input.dtype)
+
+    def step(self, params, state, x):
+        params, state = check_params(self, params), check_state(self, params, state)
+        x = _checks.array("x", x, self.input.shape, self.input.dtype)
+        params = cast(params, self.input.dtype)
+        line = jnp.concatenate([state, x[None]])
+        return line[1:], self._activate(params, read_line(self.delays, params["kernel"], line))
+
+    def window(self, params, state, xs, steps, adjoint):
+        params = cast(params, self.input.dtype)
+        state, us = read_series(self.delays, params["kernel"], state, xs, steps)
+        return state, jax.vmap(self._activate, (None, 0))(params, us)
+
+    def astype(self, dtype):
+        dtype = _checks.float_dtype("dtype", dtype)
+        return dataclasses.replace(
+            self, input=jax.ShapeDtypeStruct(self.input.shape, dtype), param_dtype=dtype
+        )
+
+    def _activate(self, params, u):
+        z = u + params["bias"]
+        return z if self.activation is None else self.activation(z)

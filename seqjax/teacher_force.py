@@ -1,0 +1,149 @@
+"""A NARX model in open loop, on measured outputs, and what lies between open and closed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax import _checks
+from seqjax.cell import cast
+from seqjax.cells.own import OwnCell
+from seqjax.delays import read_series
+from seqjax.narx import NARX, NARXState
+from seqjax.unroll import Model, check_params, check_state, unroll
+
+__all__ = ["teacher_force", "warm_start"]
+
+Tree = Any
+
+
+def teacher_force(
+    model: NARX,
+    params: Tree,
+    xs: jax.Array,
+    measured_ys: jax.Array,
+    state: NARXState | None = None,
+    *,
+    forced: jax.Array | None = None,
+    **options,
+) -> tuple[NARXState, jax.Array]:
+    """Runs a NARX model in open loop: what is fed back is measured, so each y is one step ahead.
+
+    Nothing is recurrent then: all time steps are computed in parallel, forward and backward.
+    With `forced`, only some steps are fed back as measured, and the others as put out: for a
+    record with gaps, or scheduled sampling by `forced=jax.random.bernoulli(key, p, (T,))`. That
+    is a recurrence again, differentiated through the outputs that were fed back.
+
+    Args:
+      model: from `sj.narx`.
+      params: its parameters.
+      xs: [T, I].
+      measured_ys: [T, O]. The output at t is fed back after t: y(t) is predicted from those before.
+      state: both delay lines before the series; zero if None. See `warm_start`.
+      forced: bool [T]; where False, y(t) is fed back as the model puts it out, and
+        measured_ys(t) is not read (it may be NaN). True everywhere if None.
+      **options: length, mask, reset, reverse and adjoint, as for `sj.unroll`.
+
+    Returns:
+      (state, ys): the state after the last step, from which `unroll` can run on freely, and the
+      predictions, [T, O].
+
+    Raises:
+      TypeError, ValueError: an argument is not as described.
+
+    References:
+      Notes, section 2; Williams & Zipser 1989 (teacher forcing); Bengio et al. 2015,
+      arXiv:1506.03099 (scheduled sampling).
+
+    >>> import jax, jax.numpy as jnp, seqjax as sj
+    >>> model = sj.narx(1, 8, 1)
+    >>> params, xs, measured = model.init(jax.random.key(0)), jnp.ones((9, 1)), jnp.zeros((9, 1))
+    >>> never = jnp.zeros(9, bool)
+    >>> mixed = sj.teacher_force(model, params, xs, measured, forced=never)[1]
+    >>> bool(jnp.allclose(mixed, model.unroll(params, xs)[1]))
+    True
+    """
+    _checks.instance("model", model, NARX, "a model from sj.narx")
+    xs, time = _checks.series("xs", xs, model.input)
+    shape = (time, model.output_size)
+    measured = _checks.array("measured_ys", measured_ys, shape, model.input.dtype)
+    params, state = check_params(model, params), check_state(model, params, state)
+    if forced is None:
+        return unroll(OpenLoop(model), params, (xs, measured), state, **options)
+    forced = _checks.array("forced", forced, (time,), jnp.bool_)
+    measured = jnp.where(forced[:, None], measured, jnp.zeros_like(measured))
+    mixed = OwnCell(model.init, MixedStep(model), model.initial_state)
+    return unroll(mixed, params, (xs, measured, forced), state, **options)
+
+
+def warm_start(model: NARX, xs: jax.Array, measured_ys: jax.Array) -> NARXState:
+    """The state of a NARX model after a measured history, whatever its parameters.
+
+    Args:
+      model: from `sj.narx`.
+      xs: [T, I], the inputs, T at least as long as the model's longest delay.
+      measured_ys: [T, O], the outputs at the same times.
+
+    Returns:
+      The state from which `unroll`, `step` or `teacher_force` goes on at time T.
+
+    Raises:
+      TypeError, ValueError: an argument is not as described, or the history is too short.
+
+    >>> import jax.numpy as jnp, seqjax as sj
+    >>> model = sj.narx(1, 8, 1, input_delays=(0, 1), output_delays=(1, 2))
+    >>> history = jnp.arange(5.0)[:, None]
+    >>> state = sj.warm_start(model, history, 10 * history)
+    >>> state.xs.tolist(), state.ys.tolist()
+    ([[4.0]], [[30.0], [40.0]])
+    """
+    _checks.instance("model", model, NARX, "a model from sj.narx")
+    xs, time = _checks.series("xs", xs, model.input)
+    shape = (time, model.output_size)
+    measured = _checks.array("measured_ys", measured_ys, shape, model.input.dtype)
+    inputs, outputs = model.input_delays[-1], model.feedback.delays[-1]
+    if time < max(inputs, outputs):
+        expected = f"a history of at least {max(inputs, outputs)} steps"
+        raise ValueError(_checks.mismatch("xs", expected, f"{time} steps"))
+    return NARXState(xs[time - inputs :], measured[time - outputs :])
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class OpenLoop(Model):
+    """A NARX model whose x(t) is (x(t), the measured y(t))."""
+
+    model: NARX
+    input = None
+
+    def init(self, key):
+        return self.model.init(key)
+
+    def initial_state(self, params):
+        return self.model.initial_state(params)
+
+    def window(self, params, state, xs, steps, adjoint):
+        params, feedback = cast(params, self.model.input.dtype), self.model.feedback
+        xs, measured = xs
+        x_line, us = self.model.read_inputs(params, state, xs, steps)
+        kernel = params["recurrent_kernel"]
+        y_line, fed = read_series(feedback.delays, kernel, state.ys, measured, steps)
+        z = jax.vmap(feedback.layers, (None, 0))(params, us + fed)
+        return NARXState(x_line, y_line), jax.vmap(feedback.output)(z)
+
+    def astype(self, dtype):
+        return OpenLoop(self.model.astype(dtype))
+
+
+@dataclass(frozen=True)
+class MixedStep:
+    """One step of a NARX model that feeds back what was measured, where it is forced to."""
+
+    model: NARX
+
+    def __call__(self, params, state, inputs):
+        x, measured, forced = inputs
+        state, y = self.model.step(params, state, x)
+        fed = jnp.where(forced, measured, y)
+        return state._replace(ys=state.ys.at[-1].set(fed)), y
