@@ -214,8 +214,7 @@ def draw(path, record, runs, title):
     shown = slice(0, min(1000, len(record.test_ys)))
     truth = record.test_ys[shown, 0]
     ranked = sorted(runs, key=lambda name: error(runs[name], record.test_ys))
-    colours = dict(zip(ranked, np.linspace(0, 0.92, len(ranked)), strict=True))
-    paint = {name: f"C{number % 10}" for number, name in enumerate(colours)}
+    paint = {name: f"C{number % 10}" for number, name in enumerate(ranked)}
     top.plot(truth, color="black", linewidth=2.4, alpha=0.35, label="the system")
     for name in (ranked[0], ranked[-1]):
         top.plot(runs[name][shown, 0], color=paint[name], linewidth=1.1, label=name)
@@ -224,14 +223,13 @@ def draw(path, record, runs, title):
     for name in ranked:
         off = np.abs(np.asarray(runs[name])[shown, 0] - truth)
         smooth = np.convolve(off, np.ones(25) / 25, "same")
-        middle.plot(np.maximum(smooth, 1e-4), color=paint[name], linewidth=1, label=name)
+        middle.plot(np.maximum(smooth, 1e-4), color=paint[name], linewidth=1)
     middle.axvspan(0, WASHOUT, color="0.92", zorder=0)
     middle.set(yscale="log", ylabel="|error|, in std", xlabel="time step (grey: not scored)")
-    middle.legend(ncols=3, fontsize=7, frameon=False)
     values = [error(runs[name], record.test_ys) for name in ranked]
     bars = bottom.barh(ranked, values, color=[paint[name] for name in ranked])
     bottom.bar_label(bars, [f" {value:.1f} %" for value in values], fontsize=8)
-    bottom.set(xscale="log", xlabel="free-run error, in % of the output's standard deviation")
+    bottom.set(xlabel="free-run error, in % of the output's standard deviation")
     bottom.invert_yaxis()
     for axes in (top, middle, bottom):
         axes.spines[["top", "right"]].set_visible(False)

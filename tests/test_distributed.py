@@ -15,7 +15,7 @@ import sys
 import pytest
 
 DEVICES = 8
-FAST = ["own-step", "stack"]
+FAST = ["own-step", "stack", "tdnn", "bidirectional"]
 REST = [
     "lstm-learned",
     "rnn-relu",
@@ -23,6 +23,12 @@ REST = [
     "gru-reset-before",
     "structured-without-rules",
     "stack-with-own",
+    "elman",
+    "jordan",
+    "memory",
+    "tdnn-deep",
+    "narx",
+    "stack-of-bidirectional",
 ]
 ALL_REDUCE_ONLY = ["all-reduce"]
 

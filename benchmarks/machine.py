@@ -1,0 +1,16 @@
+"""What the figures were measured on."""
+
+import platform
+from pathlib import Path
+
+import jax
+
+
+def device() -> str:
+    accelerator = jax.devices()[0]
+    if accelerator.platform != "cpu":
+        return accelerator.device_kind
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {len(names) or 1} cores"
