@@ -43,6 +43,33 @@ def test_error_of_the_table(call, message):
     assert str(caught.value) == message
 
 
+def test_every_file_that_is_linked_is_there():
+    linked = set(re.findall(r"\]\(([^)#:]+)\)", README))
+    assert {f"examples/{name}.py" for name in ("tagging", "long_memory", "char_rnn")} <= linked
+    assert [path for path in linked if not (ROOT / path).exists()] == []
+
+
+# Of each system, a word of the lines of the notes that the table of models sends a reader to.
+WORDS = {
+    "sj.tdnn": "TDNN", "sj.narx": "NARX", "sj.memory": "memory variable", "sj.jordan": "Jordan",
+    "sj.elman": "Elman", "sj.rnn": "RNN", "sj.stack": "layers k", "sj.bidirectional": "backward",
+    "sj.generate": "character-level", "any divergence": "DIV",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("system", WORDS)
+def test_the_lines_of_the_notes_are_about_the_system(system):
+    notes = ROOT.parent / "shared" / "notes.md"
+    if not notes.exists():
+        pytest.skip("the notes are not at hand")
+    row = next(r for r in README.splitlines() if r.startswith("| ") and system in r.split("|")[1])
+    lines, cited = notes.read_text().splitlines(), row.split("|")[3]
+    text = ""
+    for first, last in re.findall(r"(\d+)(?:–(\d+))?(?=[,; ]|$)", re.sub("§\\d", "", cited)):
+        text += " ".join(lines[int(first) - 1 : int(last or first)])
+    assert WORDS[system] in text
+
+
 def test_ci_calls_the_readmes_test_command():
     command = re.search(r"^(python3 -m venv \S+ && .* pytest)$", README, flags=re.M)
     assert command is not None
