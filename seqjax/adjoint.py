@@ -1,9 +1,10 @@
 """How a recurrence is differentiated: an object that the caller chooses (`adjoint=`)."""
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,17 @@ from seqjax.bptt import PREACTIVATIONS, STATES, Recurrence, Steps, bptt, cut, sc
 __all__ = ["BPTT", "Adjoint", "Autodiff"]
 
 Tree = Any
-STORES = ("states", "preactivations", "chunk_starts")
+Store = Literal["states", "preactivations", "chunk_starts"]
+STORES = get_args(Store)
 Window = Callable[[Tree, Tree], tuple[Tree, Tree]]
 
 
 class Adjoint(abc.ABC):
     """A way to differentiate: how a recurrence runs, and how time is cut into windows."""
+
+    def fitted(self, steps: int, step_bytes: int) -> "Adjoint":
+        """With what the caller left open chosen by the number and size of the steps."""
+        return self
 
     @abc.abstractmethod
     def recur(self, rec: Recurrence, params, state, start, u, steps: Steps) -> tuple[Tree, Tree]:
@@ -54,9 +60,11 @@ class BPTT(Adjoint):
     Reverse mode of any order; forward mode raises a TypeError: use `Autodiff` for it.
 
     Attributes:
-      chunk: time steps that are worked on at once; the whole series if None. The temporary
-        memory of the pre-activations and their adjoints is that of one chunk.
-      store: what each time step keeps for the backward pass, beside its input.
+      chunk: time steps that are worked on at once; the whole series if there are no more. The
+        temporary memory of the pre-activations and their adjoints is that of one chunk. None:
+        chosen by the sizes, see `schedule`.
+      store: what each time step keeps for the backward pass, beside its input. None: one of the
+        first two, chosen by the sizes.
         With S the size of the state (LSTM 2H, others H), Z that of the pre-activations
         (RNN H, LSTM 4H, GRU 4H), per sequence and in units of the dtype's size (float32: 4):
         "states": S a step; the pre-activations are formed again, in one matmul a chunk.
@@ -74,11 +82,11 @@ class BPTT(Adjoint):
 
     >>> import seqjax as sj
     >>> sj.BPTT(truncate=50, clip=1.0)
-    BPTT(chunk=None, store='states', truncate=50, clip=1.0)
+    BPTT(chunk=None, store=None, truncate=50, clip=1.0)
     """
 
     chunk: int | None = None
-    store: Literal["states", "preactivations", "chunk_starts"] = "states"
+    store: Store | None = None
     truncate: int | None = None
     clip: float | None = None
 
@@ -88,17 +96,22 @@ class BPTT(Adjoint):
                 _checks.size(name, getattr(self, name))
         if self.clip is not None:
             _checks.number("clip", self.clip, above=0)
-        _checks.choice("store", self.store, STORES)
+        if self.store is not None:
+            _checks.choice("store", self.store, STORES)
+
+    def fitted(self, steps, step_bytes):
+        chunk, store = schedule(steps, step_bytes, jax.default_backend())
+        return dataclasses.replace(self, chunk=self.chunk or chunk, store=self.store or store)
 
     def recur(self, rec, params, state, start, u, steps):
         keep_z = self.store == "preactivations"
         return bptt(rec, params, state, start, u, steps, clip=self.clip, keep_z=keep_z)
 
     def over_time(self, window, state, inputs):
-        steps = _length(inputs)
+        steps = length_of(inputs)
         chunk_body = jax.checkpoint(
             window,
-            policy=_POLICIES[self.store],
+            policy=_POLICIES[self.store or "states"],
             # Common subexpressions merged, the second run of a chunk would be the first one.
             prevent_cse=self.store == "chunk_starts",
         )
@@ -117,6 +130,43 @@ class BPTT(Adjoint):
         return _in_pieces(truncated, state, (first, inputs), self.truncate)
 
 
+def schedule(steps: int, step_bytes: int, backend: str) -> tuple[int | None, Store]:
+    """(chunk, store) for pre-activations of `step_bytes` a time step, of all series of a batch.
+
+    On a CPU all steps are one chunk if they fit the cache, and chunks of 2 MB if not: larger
+    buffers are fetched from memory, and mapped afresh by the allocator at every call. To form
+    pre-activations again costs a matmul, to store them memory traffic: only where a step is
+    tiny is the matmul cheaper. Measured in benchmarks/schedule.py. Elsewhere there is no such
+    cache, and every chunk is one more launch.
+    """
+    store: Store = "states" if step_bytes <= 512 else "preactivations"
+    if backend != "cpu" or steps * step_bytes <= 6_500_000:
+        return None, store
+    return max(8, 2_000_000 // step_bytes), store
+
+
+def batch_size(tree: Tree) -> int:
+    """How many series `jax.vmap` has put beside each other here, as far as can be seen.
+
+    The axes that it maps do not show in a shape, but on the tracers that stand for the arrays.
+    A `jit` between `vmap` and here hides them; the choice made of them is one of speed alone.
+    """
+    return max((_mapped(leaf) for leaf in jax.tree.leaves(tree)), default=1)
+
+
+def _mapped(array) -> int:
+    size = 1
+    while isinstance(array, jax.core.Tracer):
+        if hasattr(array, "batch_dim"):
+            array, axis = array.val, array.batch_dim
+            size *= array.shape[axis] if isinstance(axis, int) else 1
+        elif hasattr(array, "primal"):
+            array = array.primal
+        else:
+            break
+    return size
+
+
 _POLICIES = {
     "states": jax.checkpoint_policies.save_only_these_names(STATES),
     "preactivations": jax.checkpoint_policies.save_only_these_names(STATES, PREACTIVATIONS),
@@ -124,13 +174,19 @@ _POLICIES = {
 }
 
 
-def _length(inputs: Tree) -> int:
+def size_in_bytes(tree: Tree) -> int:
+    """Of the differentiable leaves."""
+    leaves = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    return sum(a.size * a.dtype.itemsize for a in leaves)
+
+
+def length_of(inputs: Tree) -> int:
     return jax.tree.leaves(inputs)[0].shape[0]
 
 
 def _in_pieces(body: Window, state: Tree, inputs: Tree, size: int) -> tuple[Tree, Tree]:
     """`body` over consecutive pieces of `size` steps and the rest, its state carried."""
-    steps = _length(inputs)
+    steps = length_of(inputs)
     whole, rest = divmod(steps, size)
     if whole == 0 or steps == size:
         return body(state, inputs)

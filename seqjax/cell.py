@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
+from seqjax.adjoint import size_in_bytes
 from seqjax.unroll import Model, check_params, check_state
 
 __all__ = ["Cell", "bind"]
@@ -107,6 +108,13 @@ class Cell(Model):
         z = self.preactivate(params, state, self.project(params, x))
         state = self.activate(z, state)
         return state, self.readout(params, state)
+
+    def step_bytes(self, params, state, x):
+        def preactivations(params, state, x):
+            params = self._cast(params)
+            return self.preactivate(params, state, self.project(params, x))
+
+        return size_in_bytes(jax.eval_shape(preactivations, params, state, x))
 
     def window(self, params, state, xs, steps, adjoint):
         start = state if steps.reset is None else self.initial_state(params)

@@ -92,6 +92,13 @@ class Stack(Model):
     def receptive_field(self):  # type: ignore[override]
         return 1 + sum(model.receptive_field - 1 for model in self.models)
 
+    def step_bytes(self, params, state, x):
+        total = 0
+        for model, p, s in zip(self.models, params, state, strict=True):
+            total += model.step_bytes(p, s, x)
+            x = jax.eval_shape(model.step, p, s, x)[1]
+        return total
+
     def window(self, params, state, xs, steps, adjoint):
         new = []
         for model, p, s in zip(self.models, params, state, strict=True):

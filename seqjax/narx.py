@@ -182,6 +182,9 @@ class NARX(Model):
         ys = self.feedback.activate(z, state.ys)
         return NARXState(line[1:], ys), ys[-1]
 
+    def step_bytes(self, params, state, x):
+        return (self.hidden_size + self.output_size) * self.input.dtype.itemsize
+
     def window(self, params, state, xs, steps, adjoint):
         params = cast(params, self.input.dtype)
         line, u = self.read_inputs(params, state, xs, steps)

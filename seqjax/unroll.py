@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax.adjoint import BPTT, Adjoint
+from seqjax.adjoint import BPTT, Adjoint, batch_size, length_of
 from seqjax.bptt import Steps, select
 
 __all__ = ["Model", "unroll"]
@@ -49,11 +49,18 @@ class Model:
         """`unroll` over T ≥ 1 steps that were checked; what a new kind of model defines."""
         raise NotImplementedError
 
+    def step_bytes(self, params, state, x) -> int:
+        """The size of what one step hands to the recursion; 0 if nothing is recurrent."""
+        return 0
+
     def run(self, params, state, xs, steps: Steps, adjoint: Adjoint) -> tuple[Tree, Tree]:
         """The whole series, T ≥ 1, one window after the other as the adjoint says.
 
         A model that reads the future has no windows, and defines this instead.
         """
+        x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
+        step_bytes = self.step_bytes(params, state, x) * batch_size((xs, state))
+        adjoint = adjoint.fitted(length_of(xs), step_bytes)
         return adjoint.over_time(
             lambda state, inputs: self.window(params, state, inputs[0], inputs[1], adjoint),
             state,

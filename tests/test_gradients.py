@@ -39,7 +39,7 @@ def plain_gradient(case):
 
 ADJOINTS = [
     sj.BPTT(),
-    sj.BPTT(chunk=3),
+    sj.BPTT(chunk=3, store="states"),
     sj.BPTT(chunk=4, store="preactivations"),
     sj.BPTT(chunk=3, store="chunk_starts"),
 ]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
+from seqjax.adjoint import size_in_bytes
 from seqjax.bptt import Steps
 from seqjax.cell import in_dtype
 from seqjax.unroll import Model, NoInitialState
@@ -97,6 +98,9 @@ class OwnCell(Model):
     step: Callable
     initial_state: Callable
     input: jax.ShapeDtypeStruct | None = None
+
+    def step_bytes(self, params, state, x):
+        return size_in_bytes(jax.eval_shape(self.step, params, state, x))
 
     def window(self, params, state, xs, steps: Steps, adjoint):
         x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
