@@ -14,3 +14,8 @@ def device() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {len(names) or 1} cores"
+
+
+def slug() -> str:
+    """The device as a part of a file's name."""
+    return "".join(c if c.isalnum() else "_" for c in device()).strip("_").lower()

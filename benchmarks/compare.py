@@ -1,0 +1,253 @@
+"""seqjax beside flax nnx, Equinox, Haiku, Keras and PyTorch: time, memory, compilation.
+
+    pip install -e '.[bench]'
+    python -m benchmarks.compare                  # all of it; writes benchmarks/results/
+    python -m benchmarks.compare --cells lstm --seconds 2
+
+Every library holds the same weights, and is used as its own documentation says, on batch-first
+data; seqjax is written for one series and batched by `jax.vmap`. Before any timing the
+outputs and the gradients (to weights, inputs and initial state) are checked to be equal. All
+libraries are timed in one process, one call of each in turn; the figures are medians.
+
+The gradient is that of a weighted sum of all outputs, to weights, inputs and initial state.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import peers
+from benchmarks.machine import device, slug
+
+RESULTS = Path(__file__).resolve().parent / "results"
+GRID = [  # T, B, I = H
+    (128, 32, 64),
+    (128, 32, 128),
+    (128, 32, 256),
+    (1024, 1, 32),
+    (1024, 1, 128),
+    (96, 128, 128),
+    (64, 8, 512),
+]
+GPU_GRID = [*GRID, (1024, 16, 768)]
+LIBRARIES = ("jax", "jaxlib", "flax", "equinox", "dm-haiku", "keras", "torch", "seqjax")
+
+
+def draw_problem(kind: str, steps: int, batch: int, size: int):
+    draw = np.random.default_rng(0)
+    uniform = lambda *shape: jnp.asarray(draw.uniform(-1, 1, shape) / size**0.5, jnp.float32)
+    normal = lambda *shape: jnp.asarray(draw.standard_normal(shape), jnp.float32)
+    columns = peers.GATES[kind] * size
+    weights = {
+        "kernel": uniform(size, columns),
+        "recurrent_kernel": uniform(size, columns),
+        "bias": uniform(columns),
+    }
+    state = [normal(batch, size) for _ in range(2 if kind == "lstm" else 1)]
+    return weights, normal(batch, steps, size), state, normal(batch, steps, size)
+
+
+def gradient_of(apply: Callable, cotangent) -> Callable:
+    return jax.grad(lambda *at: jnp.sum(apply(*at) * cotangent), (0, 1, 2))
+
+
+def check_equal(name: str, ours, theirs):
+    """Relative to the largest element: float32 over T steps, in another order of summation."""
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        error = float(np.abs(np.asarray(a) - np.asarray(b)).max()) / float(np.abs(b).max())
+        if not error < 2e-3:
+            raise AssertionError(f"{name}: expected what a plain scan gives, off by {error:.1e}")
+
+
+def interleaved(calls: dict[str, Callable], seconds: float) -> dict[str, float]:
+    """Median milliseconds of each call; all are called in turn, in an order drawn each time.
+
+    Before a call is timed it is made once untimed: the threads of another library go on spinning
+    for a while after its own call, and what it left in the caches is not ours.
+    """
+    times: dict[str, list] = {name: [] for name in calls}
+    order, draw = list(calls), np.random.default_rng(0)
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < seconds or len(times[order[0]]) < 7:
+        draw.shuffle(order)
+        for name in order:
+            jax.block_until_ready(calls[name]())
+            at = time.perf_counter()
+            jax.block_until_ready(calls[name]())
+            times[name].append(1e3 * (time.perf_counter() - at))
+    return {name: statistics.median(each[1:]) for name, each in times.items()}
+
+
+def measure(kind: str, steps: int, batch: int, size: int, seconds: float, peak: float) -> list:
+    """Two rows: forward alone, and the gradient."""
+    weights, xs, state, cotangent = draw_problem(kind, steps, batch, size)
+    built = {name: make(kind, weights) for name, make in peers.JAX_PEERS.items()}
+    if kind == "lstm":
+        built["flax nnx, LSTMCell"] = peers.flax_peer(kind, weights, optimized=False)
+    built = {name: peer for name, peer in built.items() if peer is not None}
+    torch = peers.Torch(kind, weights, xs, state, cotangent)
+
+    truth = built["plain scan"]
+    ys = jax.jit(truth.apply)(weights, xs, state)
+    grads = jax.jit(gradient_of(truth.apply, cotangent))(weights, xs, state)
+    for name, peer in built.items():
+        through = lambda w, xs, s, peer=peer: peer.apply(peer.convert(w), xs, s)
+        check_equal(name, jax.jit(through)(weights, xs, state), ys)
+        check_equal(name, jax.jit(gradient_of(through, cotangent))(weights, xs, state), grads)
+    check_equal("torch", torch.forward().numpy(), ys)
+    check_equal("torch", torch.gradient_of_weights(), grads)
+
+    matmul = 2 * steps * batch * 2 * size * peers.GATES[kind] * size
+    rows = []
+    for what, flops in (("forward", matmul), ("gradient", 3 * matmul)):
+        calls: dict[str, Callable] = {}
+        memory, compiling = {}, {}
+        for name, peer in built.items():
+            function = peer.apply if what == "forward" else gradient_of(peer.apply, cotangent)
+            at = (peer.convert(weights), xs, state)
+            begun = time.perf_counter()
+            compiled = jax.jit(function).lower(*at).compile()
+            compiling[name] = time.perf_counter() - begun
+            memory[name] = compiled.memory_analysis().temp_size_in_bytes / 1e6
+            calls[name] = lambda compiled=compiled, at=at: compiled(*at)
+        calls["torch"] = getattr(torch, what)
+        ms = interleaved(calls, seconds)
+        others = [n for n in built if n not in ("seqjax", "plain scan")]
+        best = min(others, key=ms.get)
+        rows.append(
+            {
+                "cell": kind,
+                "shape": [steps, batch, size],
+                "what": what,
+                "ms": rounded(ms),
+                "best_jax_peer": best,
+                "best_jax_peer/seqjax": round(ms[best] / ms["seqjax"], 3),
+                "torch/seqjax": round(ms["torch"] / ms["seqjax"], 3),
+                "plain scan/seqjax": round(ms["plain scan"] / ms["seqjax"], 3),
+                "fraction_of_matmul_peak": round(flops / (ms["seqjax"] / 1e3) / peak, 4),
+                "temp_mb": rounded(memory),
+                "compile_s": rounded(compiling),
+            }
+        )
+    return rows
+
+
+def rounded(figures: dict[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.4g}") for name, value in figures.items()}
+
+
+def matmul_peak() -> float:
+    """FLOP/s of a large float32 matmul."""
+    a = jnp.ones((2048, 2048), jnp.float32)
+    dot = jax.jit(jnp.dot)
+    ms = interleaved({"dot": lambda: dot(a, a)}, 1.0)["dot"]
+    return 2 * 2048**3 / (ms / 1e3)
+
+
+def geometric_mean(ratios) -> float:
+    ratios = list(ratios)
+    return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else math.nan
+
+
+def summary(rows: list) -> dict:
+    """Geometric means of the ratios, and the worst ones."""
+    found = {}
+    for what in ("forward", "gradient"):
+        for kind in peers.GATES:
+            of = [r for r in rows if r["what"] == what and r["cell"] == kind]
+            if not of:
+                continue
+            found[f"{what}, {kind}"] = {
+                f"{name}, {how}": round(f(r[name] for r in of), 2)
+                for name in ("best_jax_peer/seqjax", "torch/seqjax")
+                for how, f in (("mean", geometric_mean), ("worst", min))
+            }
+        of = [r for r in rows if r["what"] == what]
+        found[f"{what}, all"] = {
+            f"{name}, mean": round(geometric_mean(r[name] for r in of), 2)
+            for name in ("best_jax_peer/seqjax", "torch/seqjax")
+        }
+    return found
+
+
+def draw(path: Path, report: dict):
+    from matplotlib.figure import Figure
+
+    rows = [r for r in report["rows"] if r["what"] == "gradient"]
+    forward = [r for r in report["rows"] if r["what"] == "forward"]
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure.suptitle(f"Time relative to seqjax (above 1: seqjax is faster)\n{report['device']}")
+    colours = {"best JAX peer": "#2171b5", "PyTorch": "#d94801"}
+    for axes, what, of in zip(
+        figure.subplots(2, 1, sharex=True),
+        ("forward + backward", "forward alone"),
+        (rows, forward),
+        strict=True,
+    ):
+        labels = [f"{r['cell']}\n{','.join(map(str, r['shape']))}" for r in of]
+        for offset, (name, key) in enumerate(
+            {"best JAX peer": "best_jax_peer/seqjax", "PyTorch": "torch/seqjax"}.items()
+        ):
+            values = [r[key] for r in of]
+            places = np.arange(len(of)) + 0.38 * (offset - 0.5)
+            axes.bar(places, np.array(values) - 1, 0.36, 1, color=colours[name], label=name)
+            for x, value in zip(places, values, strict=True):
+                axes.text(x, max(value, 1) * 1.04, f"{value:.1f}", ha="center", fontsize=7)
+        axes.set(yscale="log", ylabel="ratio of times", title=what)
+        axes.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
+        axes.set_xticks(range(len(of)), labels, fontsize=7)
+        axes.axhline(1, color="black", linewidth=1)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, loc="upper right")
+    figure.savefig(path, dpi=140)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cells", nargs="+", choices=peers.GATES, default=list(peers.GATES))
+    parser.add_argument("--sizes", type=int, nargs="+", help="only the rows of these I = H")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of timing for each row")
+    parser.add_argument("--dry", action="store_true", help="print only, write no results")
+    options = parser.parse_args()
+    on_cpu = jax.devices()[0].platform == "cpu"
+    peak = matmul_peak()
+    report = {
+        "device": device(),
+        "matmul_peak_gflops": round(peak / 1e9, 1),
+        "versions": {name: version(name) for name in LIBRARIES},
+        "rows": [],
+    }
+    for kind in options.cells:
+        for shape in GRID if on_cpu else GPU_GRID:
+            if options.sizes and shape[2] not in options.sizes:
+                continue
+            for row in measure(kind, *shape, options.seconds, peak):
+                report["rows"].append(row)
+                print(
+                    f"{kind:4} {row['what']:8} {shape!s:16} seqjax {row['ms']['seqjax']:8.3f} ms"
+                    f"  best JAX peer {row['best_jax_peer/seqjax']:6.2f}×"
+                    f" ({row['best_jax_peer']})  torch {row['torch/seqjax']:6.2f}×"
+                    f"  plain {row['plain scan/seqjax']:5.2f}×"
+                    f"  {100 * row['fraction_of_matmul_peak']:3.0f} % of peak"
+                    f"  temp {row['temp_mb']['seqjax']:.0f} MB"
+                    f" (peers {min(v for k, v in row['temp_mb'].items() if k != 'seqjax'):.0f})",
+                    flush=True,
+                )
+    report["summary"] = summary(report["rows"])
+    print(json.dumps(report["summary"], indent=1))
+    if not options.dry:
+        (RESULTS / f"compare_{slug()}.json").write_text(json.dumps(report, indent=1) + "\n")
+        draw(RESULTS / f"compare_{slug()}.png", report)
+
+
+if __name__ == "__main__":
+    main()
