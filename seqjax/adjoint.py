@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -62,7 +63,7 @@ class BPTT(Adjoint):
     Attributes:
       chunk: time steps that are worked on at once; the whole series if there are no more. The
         temporary memory of the pre-activations and their adjoints is that of one chunk. None:
-        chosen by the sizes, see `schedule`.
+        chosen by the sizes, see `schedule`; √T steps for "chunk_starts".
       store: what each time step keeps for the backward pass, beside its input. None: one of the
         first two, chosen by the sizes.
         With S the size of the state (LSTM 2H, others H), Z that of the pre-activations
@@ -101,6 +102,8 @@ class BPTT(Adjoint):
 
     def fitted(self, steps, step_bytes):
         chunk, store = schedule(steps, step_bytes, jax.default_backend())
+        if self.store == "chunk_starts":
+            chunk = math.isqrt(steps)
         return dataclasses.replace(self, chunk=self.chunk or chunk, store=self.store or store)
 
     def recur(self, rec, params, state, start, u, steps):
@@ -142,7 +145,10 @@ def schedule(steps: int, step_bytes: int, backend: str) -> tuple[int | None, Sto
     store: Store = "states" if step_bytes <= 512 else "preactivations"
     if backend != "cpu" or steps * step_bytes <= 6_500_000:
         return None, store
-    return max(8, 2_000_000 // step_bytes), store
+    about = max(8, 2_000_000 // step_bytes)
+    # With no steps left over, the body of a chunk is compiled once and not twice.
+    fits = [n for n in range(about // 2 + 1, about * 3 // 2) if steps % n == 0]
+    return min(fits, key=lambda n: abs(n - about), default=about), store
 
 
 def batch_size(tree: Tree) -> int:

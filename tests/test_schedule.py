@@ -38,10 +38,11 @@ def test_the_size_of_a_step_is_that_of_its_pre_activations(model, floats):
 
 def test_on_a_cpu_chunks_fit_the_cache_and_elsewhere_there_are_none():
     large = 32 * 4 * 4 * 256  # an LSTM of 256 units, 32 series
-    assert schedule(128, large, "cpu") == (15, "preactivations")
+    assert schedule(128, large, "cpu") == (16, "preactivations")  # 15.3, with none left over
+    assert schedule(127, large, "cpu") == (15, "preactivations")  # a prime number of steps
     assert schedule(128, large // 4, "cpu") == (None, "preactivations")
-    assert schedule(10**6, large // 4, "cpu") == (61, "preactivations")
-    assert schedule(10**6, 512, "cpu") == (3906, "states")
+    assert schedule(10**6, large // 4, "cpu") == (64, "preactivations")
+    assert schedule(10**6, 512, "cpu") == (4000, "states")
     assert schedule(128, 10**9, "cpu") == (8, "preactivations")
     assert schedule(10**9, 0, "cpu") == (None, "states")
     assert schedule(10**6, large, "gpu") == (None, "preactivations")
@@ -52,7 +53,8 @@ def test_what_the_caller_chooses_stays():
     chosen = sj.BPTT(chunk=5, store="chunk_starts", truncate=3, clip=1.0)
     assert chosen.fitted(10**5, 4096) == chosen
     assert sj.BPTT(chunk=5).fitted(10**5, 4096) == sj.BPTT(chunk=5, store="preactivations")
-    assert sj.BPTT(store="states").fitted(10**5, 4096) == sj.BPTT(chunk=488, store="states")
+    assert sj.BPTT(store="states").fitted(10**5, 4096) == sj.BPTT(chunk=500, store="states")
+    assert sj.BPTT(store="chunk_starts").fitted(100, 4096).chunk == 10
     assert sj.BPTT(truncate=7).fitted(10**5, 4096).truncate == 7
     assert sj.Autodiff().fitted(10**5, 4096) == sj.Autodiff()
 
