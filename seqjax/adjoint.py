@@ -102,7 +102,7 @@ class BPTT(Adjoint):
 
     def fitted(self, steps, step_bytes):
         chunk, store = schedule(steps, step_bytes, jax.default_backend())
-        if self.store == "chunk_starts":
+        if self.store == "chunk_starts" and isinstance(steps, int):
             chunk = math.isqrt(steps)
         return dataclasses.replace(self, chunk=self.chunk or chunk, store=self.store or store)
 
@@ -143,8 +143,8 @@ def schedule(steps: int, step_bytes: int, backend: str) -> tuple[int | None, Sto
     cache, and every chunk is one more launch.
     """
     store: Store = "states" if step_bytes <= 512 else "preactivations"
-    if backend != "cpu" or steps * step_bytes <= 6_500_000:
-        return None, store
+    if backend != "cpu" or not isinstance(steps, int) or steps * step_bytes <= 6_500_000:
+        return None, store  # a symbolic number of steps, in `jax.export`, cannot be divided
     about = max(8, 2_000_000 // step_bytes)
     # With no steps left over, the body of a chunk is compiled once and not twice.
     fits = [n for n in range(about // 2 + 1, about * 3 // 2) if steps % n == 0]
@@ -165,7 +165,8 @@ def _mapped(array) -> int:
     while isinstance(array, jax.core.Tracer):
         if hasattr(array, "batch_dim"):
             array, axis = array.val, array.batch_dim
-            size *= array.shape[axis] if isinstance(axis, int) else 1
+            mapped = array.shape[axis] if isinstance(axis, int) else 1
+            size *= mapped if isinstance(mapped, int) else 1  # symbolic, in `jax.export`
         elif hasattr(array, "primal"):
             array = array.primal
         else:

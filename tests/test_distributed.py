@@ -113,6 +113,10 @@ def on_eight_devices(*names):
 def as_one_process_of_two(port, process):
     """The gradient of the whole batch, half of which this process holds."""
     import jax
+
+    # Before anything that asks for a device, as the models in `cases` do when they are made.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process), initialization_timeout=60)
     import numpy as np
     from cases import floats, relative_error
     from jax.sharding import NamedSharding
@@ -120,8 +124,6 @@ def as_one_process_of_two(port, process):
 
     import seqjax as sj
 
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process), initialization_timeout=60)
     mesh = jax.make_mesh(
         (jax.device_count(),), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
     )

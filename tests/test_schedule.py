@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from cases import every_model, gradient, problem, relative_error
+from jax import export
 
 import seqjax as sj
 from seqjax.adjoint import batch_size, schedule
@@ -104,6 +105,17 @@ def test_the_batch_is_seen_through_differentiation_in_any_order():
             assert seen.pop() == size
     jax.vmap(jax.jit(look))(xs)
     assert seen.pop() == 1  # hidden, and harmless
+
+
+def test_symbolic_sizes_have_no_chunks():
+    """`jax.export` for any batch and any length: nothing can be chosen by them."""
+    size, steps = export.symbolic_shape("b, t")
+    xs = jax.ShapeDtypeStruct((size, steps, I), jnp.float32)
+    run = jax.jit(jax.vmap(lambda xs: LSTM.unroll(PARAMS, xs)[1]))
+    call = export.export(run)(xs).call
+    for shape in ((2, 5, I), (3, 7, I)):
+        data = jnp.ones(shape, jnp.float32)
+        assert relative_error([call(data)], [run(data)]) <= 1e-5
 
 
 @every_model
