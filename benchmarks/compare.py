@@ -193,7 +193,7 @@ def draw(path: Path, report: dict):
         (rows, forward),
         strict=True,
     ):
-        labels = [f"{r['cell']}\n{','.join(map(str, r['shape']))}" for r in of]
+        labels = ["\n".join(map(str, (r["cell"], *r["shape"]))) for r in of]
         for offset, (name, key) in enumerate(
             {"best JAX peer": "best_jax_peer/seqjax", "PyTorch": "torch/seqjax"}.items()
         ):
@@ -204,7 +204,7 @@ def draw(path: Path, report: dict):
                 axes.text(x, max(value, 1) * 1.04, f"{value:.1f}", ha="center", fontsize=7)
         axes.set(yscale="log", ylabel="ratio of times", title=what)
         axes.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
-        axes.set_xticks(range(len(of)), labels, fontsize=7)
+        axes.set_xticks(range(len(of)), labels, fontsize=8)
         axes.axhline(1, color="black", linewidth=1)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, loc="upper right")

@@ -1,5 +1,6 @@
 """Every code block of the README runs, and every message of its table of errors is real."""
 
+import json
 import pathlib
 import re
 
@@ -68,6 +69,18 @@ def test_the_lines_of_the_notes_are_about_the_system(system):
     for first, last in re.findall(r"(\d+)(?:–(\d+))?(?=[,; ]|$)", re.sub("§\\d", "", cited)):
         text += " ".join(lines[int(first) - 1 : int(last or first)])
     assert WORDS[system] in text
+
+
+def test_the_speeds_are_those_of_the_committed_results():
+    (results,) = (ROOT / "benchmarks" / "results").glob("compare_*epyc*.json")
+    summary = json.loads(results.read_text())["summary"]
+    rows = re.findall(
+        r"^\| `?(?:sj\.)?(\w+)`?, forward (alone|\+ backward) \|(.*)\|$", README, re.M
+    )
+    assert len(rows) == len(summary) == 8
+    for cell, what, figures in rows:
+        found = summary[f"{'forward' if what == 'alone' else 'gradient'}, {cell}"]
+        assert [float(f) for f in figures.split("|") if f.strip()] == list(found.values())
 
 
 def test_ci_calls_the_readmes_test_command():

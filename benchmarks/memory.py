@@ -1,0 +1,80 @@
+"""Memory and time of the gradient as the series gets longer, and of each way to store it.
+
+    python -m benchmarks.memory       # writes benchmarks/results/memory_<device>.json
+
+First T grows sixty-fourfold: temporary memory and time of `BPTT()`, of a plain `lax.scan` and of
+flax nnx. Then T = 100,000, for each `store` with chunks of √T steps. The gradient is that of a
+weighted sum of all outputs of an LSTM, to weights, inputs and initial state; temporary memory is
+what the compiled program asks for beside its arguments and results.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import jax
+
+import seqjax as sj
+from benchmarks import compare, peers
+from benchmarks.machine import device, slug
+
+RESULTS = Path(__file__).resolve().parent / "results"
+BATCH, SIZE = 8, 64
+LENGTHS = [64 * 4**n for n in range(4)]
+LONG = 100_000
+
+
+def gradients(variants: dict, steps: int, batch: int):
+    """{name: (call, temporary MB)} for peers at one size."""
+    weights, xs, state, cotangent = compare.draw_problem("lstm", steps, batch, SIZE)
+    found = {}
+    for name, make in variants.items():
+        peer = make("lstm", weights)
+        at = (peer.convert(weights), xs, state)
+        compiled = jax.jit(compare.gradient_of(peer.apply, cotangent)).lower(*at).compile()
+        megabytes = compiled.memory_analysis().temp_size_in_bytes / 1e6
+        found[name] = (lambda compiled=compiled, at=at: compiled(*at)), megabytes
+    return found
+
+
+def row(variants, steps, batch, seconds):
+    built = gradients(variants, steps, batch)
+    ms = compare.interleaved({name: call for name, (call, _) in built.items()}, seconds)
+    figures = {
+        "steps": steps,
+        "batch": batch,
+        "size": SIZE,
+        "ms": compare.rounded(ms),
+        "temp_mb": compare.rounded({name: mb for name, (_, mb) in built.items()}),
+    }
+    print(json.dumps(figures), flush=True)
+    return figures
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=4.0, help="of timing for each row")
+    options = parser.parse_args()
+    by_adjoint = lambda adjoint: lambda kind, w: peers.seqjax_peer(kind, w, adjoint)
+    growing = {name: peers.JAX_PEERS[name] for name in ("seqjax", "plain scan", "flax nnx")}
+    root = math.isqrt(LONG)
+    stored = {
+        "BPTT()": by_adjoint(sj.BPTT()),
+        "whole series, preactivations": by_adjoint(sj.BPTT(chunk=LONG, store="preactivations")),
+        "chunks of √T, preactivations": by_adjoint(sj.BPTT(chunk=root, store="preactivations")),
+        "chunks of √T, states": by_adjoint(sj.BPTT(chunk=root, store="states")),
+        "chunks of √T, chunk_starts": by_adjoint(sj.BPTT(chunk=root, store="chunk_starts")),
+        "plain scan": peers.plain_scan,
+    }
+    report = {
+        "device": device(),
+        "jax": jax.__version__,
+        "growing": [row(growing, steps, BATCH, options.seconds) for steps in LENGTHS],
+        "long": row(stored, LONG, 1, 5 * options.seconds),
+    }
+    (RESULTS / f"memory_{slug()}.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
