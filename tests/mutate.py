@@ -65,7 +65,7 @@ RULES = {
 }
 # Which tests of test_rules.py, or which other file of tests, are tried first.
 QUICK = {
-    "seqjax/cells/rnn.py": "its_function and (rnn or relu)",
+    "seqjax/cells/rnn.py": "its_function and (rnn or elu)",
     "seqjax/cells/lstm.py": "its_function and lstm",
     "seqjax/cells/gru.py": "its_function and (after or before)",
     "seqjax/cells/_feedback.py": "its_function and (jordan or narx)",

@@ -28,17 +28,21 @@ CELLS = {
     "elu": sj.rnn(I, H, activation=jax.nn.elu, dtype=jnp.float64),
     "elman": sj.elman(I, H, dtype=jnp.float64),
     "jordan": sj.jordan(I, H, 2, decay=0.6, output_activation=jax.nn.softmax, dtype=jnp.float64),
+    "jordan-linear": sj.jordan(I, H, 2, decay=0.6, dtype=jnp.float64),
 }
-NARX = sj.narx(I, H, 2, output_delays=(1, 4), output_activation=jnp.sin, dtype=jnp.float64)
+NARX = {
+    name: sj.narx(I, H, 2, output_delays=(1, 4), output_activation=g, dtype=jnp.float64)
+    for name, g in {"narx": jnp.sin, "narx-linear": None}.items()
+}
 
 
-@pytest.mark.parametrize("name", [*CELLS, "narx"])
+@pytest.mark.parametrize("name", [*CELLS, *NARX])
 def test_rule_is_the_derivative_of_its_function(name):
-    model = NARX if name == "narx" else CELLS[name]
+    model = NARX[name] if name in NARX else CELLS[name]
     params = normal(jax.eval_shape(lambda: model.init(jax.random.key(0))), 1)
     h = normal(model.initial_state(params), 2)
-    if name == "narx":
-        cell, h, u = NARX.feedback, h.ys, normal(jnp.zeros(H), 3)
+    if name in NARX:
+        cell, h, u = model.feedback, h.ys, normal(jnp.zeros(H), 3)
     else:
         cell, u = model, model.project(params, normal(model.input, 3))
     z, pull_z = jax.vjp(lambda h: cell.preactivate(params, h, u), h)
