@@ -78,6 +78,7 @@ QUICK = {
     "seqjax/adjoint.py": "recursion or alone or kept or truncated",
 }
 SHORT_CUT = "a scan of one piece, or of none and the rest, is what the short cut leaves out"
+DENSER = "the kernel then has more zeros between its delays, and the same sum"
 SAME_ZEROS = "zeros_like alone reads it: h and c have one shape and dtype"
 # Mutants that compute the same thing, by "rule: mutation", and why no test can notice them.
 EQUIVALENT: dict[str, str] = {
@@ -92,6 +93,12 @@ EQUIVALENT: dict[str, str] = {
         "min(max(a, -clip), clip) both times"
     ),
     "_entering: if steps.reset is None -> if False": "select(None, start, h) is h",
+    "_convolve: if count == len(delays) -> if False": "the general case of the short cut",
+    "_convolve: math.gcd(*(delay - first for delay in delays)) or 1 -> 1": DENSER,
+    "_convolve: delay - first -> delay + first": DENSER,
+    "_convolve: delay - first -> delay": DENSER,
+    "_convolve: delay - first -> first - delay": "a divisor has no sign",
+    "_convolve: 1 -> 2": "of a single delay: there is no gap to fill",
     "_in_pieces: if whole == 0 or steps == size -> if False": SHORT_CUT,
     "_in_pieces: whole == 0 or steps == size -> whole == 0": SHORT_CUT,
     "_in_pieces: whole == 0 or steps == size -> steps == size": SHORT_CUT,

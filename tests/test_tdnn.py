@@ -25,6 +25,7 @@ def test_it_is_the_equation(delays):
     model = make(delays, activation=jnp.tanh)
     params, xs, line = problem(model, T)
     state, ys = model.unroll(params, xs, line)
+    assert ys.shape == (T, 2)
     history = np.concatenate([line, xs])
     for t in range(T):
         z = np.array(params["bias"])
