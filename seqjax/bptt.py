@@ -23,6 +23,8 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
+from seqjax.hoist import hoist
+
 __all__ = ["Recurrence", "Steps", "bptt", "cut", "scan_states", "select"]
 
 Tree = Any
@@ -71,11 +73,12 @@ cut.defvjp(lambda value: (value, None), lambda _, cotangent: (None,))
 
 def scan_states(rec: Recurrence, params, state, start, u, steps: Steps, keep_z: bool = False):
     """Runs the recurrence; returns the states [T, …] and the pre-activations (if kept)."""
+    preactivate = hoist(rec.preactivate, params, state, _at(u, 0))
 
     def step(h_tm1, inputs):
         u_t, valid_t, reset_t = inputs
         entering = select(reset_t, start, h_tm1)
-        z_t = rec.preactivate(params, entering, u_t)
+        z_t = preactivate(entering, u_t)
         h_t = rec.activate(z_t, entering)
         if valid_t is not None:
             h_t = select(valid_t, h_t, entering)
@@ -162,6 +165,13 @@ def _adjoint_bwd(rec, clip, operands, cotangents):
     activate_vjp = rec.activate_vjp or partial(_derived_activate_vjp, rec.activate)
     preactivate_vjp = rec.preactivate_vjp or partial(_derived_preactivate_vjp, rec.preactivate)
 
+    def through_preactivation(params, h_tm1, u_t, z_t, dz_t):
+        d_h_tm1 = preactivate_vjp(params, h_tm1, u_t, z_t, _complete(z_t, dz_t))
+        return None if d_h_tm1 is None else _inexact(d_h_tm1)
+
+    examples = _at((entering, u, z, _inexact(z)), 0)
+    through_preactivation = hoist(through_preactivation, params, *examples)
+
     def local_rule(z_t, h_tm1, h_t):
         def rule(lam):
             dz_t, d_h_tm1 = activate_vjp(z_t, h_tm1, h_t, _complete(h_t, lam))
@@ -177,8 +187,7 @@ def _adjoint_bwd(rec, clip, operands, cotangents):
         """δ(t), and what h(t-1) gets from step t: None if no gradient goes there."""
         bounded = lam if clip is None else [jnp.clip(a, -clip, clip) for a in lam]
         dz_t, through_state = rule_t(bounded)
-        through_z = preactivate_vjp(params, h_tm1, u_t, z_t, _complete(z_t, dz_t))
-        through_z = None if through_z is None else _inexact(through_z)
+        through_z = through_preactivation(h_tm1, u_t, z_t, dz_t)
         if through_state is None or through_z is None:
             return dz_t, through_z if through_state is None else through_state
         return dz_t, _add(through_state, through_z)

@@ -1,0 +1,105 @@
+"""What depends on the parameters alone is computed once, not at every step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import seqjax as sj
+from seqjax.hoist import hoist
+
+
+def counted(calls):
+    """The identity on an array, which notes each time that the compiled program runs it."""
+
+    def note(kernel):
+        calls.append(1)
+        return kernel
+
+    return lambda kernel: jax.pure_callback(
+        note, jax.ShapeDtypeStruct(kernel.shape, kernel.dtype), kernel
+    )
+
+
+def cell_with(of_kernel):
+    return sj.Cell(
+        init=lambda key: {"kernel": jax.random.normal(key, (4, 4)) / 2},
+        initial_state=lambda params: jnp.zeros(4),
+        preactivate=lambda params, h, u: u + sj.matmul(h, of_kernel(params["kernel"])),
+        activate=lambda z, h: jnp.tanh(z),
+        preactivate_vjp=lambda params, h, u, z, dz: sj.matmul(dz, of_kernel(params["kernel"]).T),
+    )
+
+
+@pytest.mark.parametrize("adjoint", [sj.BPTT(), sj.Autodiff()], ids=lambda a: type(a).__name__)
+def test_work_on_parameters_is_done_once_however_long_the_series(adjoint):
+    def calls_of(steps):
+        calls = []
+        cell = cell_with(counted(calls))
+        params, xs = cell.init(jax.random.key(0)), jnp.ones((steps, 4))
+        jax.block_until_ready(
+            jax.jit(lambda params: cell.unroll(params, xs, adjoint=adjoint)[1])(params)
+        )
+        return len(calls)
+
+    assert calls_of(50) == calls_of(2) <= 2
+
+
+def test_the_backward_loop_multiplies_by_a_kernel_transposed_before_it():
+    cell = sj.lstm(24, 24)
+    params, xs = cell.init(jax.random.key(0)), jnp.ones((64, 8, 24))
+
+    def loss(params):
+        return jnp.sum(jax.vmap(lambda xs: cell.unroll(params, xs)[1])(xs))
+
+    text = jax.jit(jax.grad(loss)).lower(params).compile().as_text()
+    in_loops = [line for line in text.splitlines() if " dot(" in line and "/while/body" in line]
+    assert len(in_loops) == 2
+    assert all("rhs_contracting_dims={0}" in line for line in in_loops)
+
+
+def test_a_constant_is_left_where_it_is():
+    def function(params, x):
+        return jnp.zeros((100, 100)).sum() + params * x
+
+    remaining = jax.make_jaxpr(hoist(function, jnp.array(2.0), jnp.array(1.0)))(jnp.array(3.0))
+    assert "broadcast_in_dim" in str(remaining) and not remaining.consts[1:]
+
+
+def test_a_result_may_be_nothing_or_a_parameter_or_a_number():
+    params = {"a": jnp.arange(3.0), "b": (jnp.array(2.0),)}
+    assert hoist(lambda params, x: None, params, jnp.ones(3))(jnp.ones(3)) is None
+
+    def function(params, x):
+        return params["a"], {"x": x}, params["b"][0] * 3, 1.5
+
+    a, x, six, number = hoist(function, params, jnp.ones(3))(jnp.full(3, 7.0))
+    np.testing.assert_array_equal(a, params["a"])
+    np.testing.assert_array_equal(x["x"], 7.0)
+    assert (float(six), float(number)) == (6.0, 1.5)
+
+
+def test_weights_made_of_other_weights_have_their_gradients():
+    """Weight normalisation inside `preactivate`, against plain autodiff."""
+    cell = cell_with(lambda kernel: kernel / jnp.linalg.norm(kernel, axis=0, keepdims=True))
+    params = cell.init(jax.random.key(0))
+    xs = jax.random.normal(jax.random.key(1), (3, 20, 4))
+
+    def gradient(adjoint):
+        def loss(params):
+            ys = jax.vmap(lambda xs: cell.unroll(params, xs, adjoint=adjoint)[1])(xs)
+            return jnp.sum(jnp.sin(ys))
+
+        return jax.jit(jax.grad(loss))(params)["kernel"]
+
+    def naive(params):
+        kernel = params["kernel"] / jnp.linalg.norm(params["kernel"], axis=0, keepdims=True)
+        h, total = jnp.zeros((3, 4)), 0.0
+        for t in range(20):
+            h = jnp.tanh(xs[:, t] + h @ kernel)
+            total += jnp.sum(jnp.sin(h))
+        return total
+
+    expected = jax.grad(naive)(params)["kernel"]
+    np.testing.assert_allclose(gradient(sj.BPTT()), expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(gradient(sj.Autodiff()), expected, rtol=1e-10, atol=1e-12)
