@@ -180,7 +180,7 @@ def length(value: Any, steps: int) -> jax.Array:
     return jnp.asarray(value)
 
 
-def matmul_operands(x: Any, kernel: Any) -> None:
+def matmul_operands(x: Any, kernel: Any, bias: Any) -> None:
     x, kernel = as_array("x", x), as_array("kernel", kernel)
     if kernel.ndim != 2:
         raise ValueError(mismatch("kernel", "[I, O]", describe(kernel)))
@@ -189,3 +189,5 @@ def matmul_operands(x: Any, kernel: Any) -> None:
         raise ValueError(mismatch("x", expected, describe(x)))
     if x.dtype != kernel.dtype:
         raise TypeError(mismatch("x", f"the kernel's dtype {kernel.dtype.name}", describe(x)))
+    if bias is not None:
+        array("bias", bias, kernel.shape[1:], kernel.dtype)

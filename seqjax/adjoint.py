@@ -25,7 +25,7 @@ Window = Callable[[Tree, Tree], tuple[Tree, Tree]]
 class Adjoint(abc.ABC):
     """A way to differentiate: how a recurrence runs, and how time is cut into windows."""
 
-    def fitted(self, steps: int, step_bytes: int) -> "Adjoint":
+    def fitted(self, steps: int, step_bytes: int, state_bytes: int) -> "Adjoint":
         """With what the caller left open chosen by the number and size of the steps."""
         return self
 
@@ -100,8 +100,8 @@ class BPTT(Adjoint):
         if self.store is not None:
             _checks.choice("store", self.store, STORES)
 
-    def fitted(self, steps, step_bytes):
-        chunk, store = schedule(steps, step_bytes, jax.default_backend())
+    def fitted(self, steps, step_bytes, state_bytes):
+        chunk, store = schedule(steps, step_bytes, state_bytes, jax.default_backend())
         if self.store == "chunk_starts" and isinstance(steps, int):
             chunk = math.isqrt(steps)
         return dataclasses.replace(self, chunk=self.chunk or chunk, store=self.store or store)
@@ -133,19 +133,29 @@ class BPTT(Adjoint):
         return _in_pieces(truncated, state, (first, inputs), self.truncate)
 
 
-def schedule(steps: int, step_bytes: int, backend: str) -> tuple[int | None, Store]:
-    """(chunk, store) for pre-activations of `step_bytes` a time step, of all series of a batch.
+def schedule(
+    steps: int, step_bytes: int, state_bytes: int, backend: str
+) -> tuple[int | None, Store]:
+    """(chunk, store) for pre-activations and states of these sizes a step, of a whole batch.
 
-    On a CPU all steps are one chunk if they fit the cache, and chunks of 2 MB if not: larger
-    buffers are fetched from memory, and mapped afresh by the allocator at every call. To form
-    pre-activations again costs a matmul, to store them memory traffic: only where a step is
-    tiny is the matmul cheaper. Measured in benchmarks/schedule.py. Elsewhere there is no such
-    cache, and every chunk is one more launch.
+    On a CPU chunks of 2 MB fit the cache: larger buffers are fetched from memory, and mapped
+    afresh by the allocator at every call. A series that is not much larger is one chunk; but
+    where a step has more pre-activations than state (gates), and the series is long enough, a
+    quarter of it, so that what only a chunk needs is little beside what all steps keep. To form
+    pre-activations again costs a matmul, to store them memory traffic: only where a step is tiny
+    is the matmul cheaper. Measured in benchmarks/schedule.py. Elsewhere there is no such cache,
+    and every chunk is one more launch.
     """
     store: Store = "states" if step_bytes <= 512 else "preactivations"
-    if backend != "cpu" or not isinstance(steps, int) or steps * step_bytes <= 6_500_000:
+    if backend != "cpu" or not isinstance(steps, int) or step_bytes == 0:
         return None, store  # a symbolic number of steps, in `jax.export`, cannot be divided
     about = max(8, 2_000_000 // step_bytes)
+    if steps * step_bytes <= 6_500_000:
+        if step_bytes <= state_bytes:
+            return None, store
+        about = max(128, steps // 4)
+    if about >= steps:
+        return None, store
     # With no steps left over, the body of a chunk is compiled once and not twice.
     fits = [n for n in range(about // 2 + 1, about * 3 // 2) if steps % n == 0]
     return min(fits, key=lambda n: abs(n - about), default=about), store

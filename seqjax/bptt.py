@@ -165,12 +165,11 @@ def _adjoint_bwd(rec, clip, operands, cotangents):
     activate_vjp = rec.activate_vjp or partial(_derived_activate_vjp, rec.activate)
     preactivate_vjp = rec.preactivate_vjp or partial(_derived_preactivate_vjp, rec.preactivate)
 
-    def through_preactivation(params, h_tm1, u_t, z_t, dz_t):
+    def link(params, h_tm1, u_t, z_t, dz_t):
         d_h_tm1 = preactivate_vjp(params, h_tm1, u_t, z_t, _complete(z_t, dz_t))
         return None if d_h_tm1 is None else _inexact(d_h_tm1)
 
-    examples = _at((entering, u, z, _inexact(z)), 0)
-    through_preactivation = hoist(through_preactivation, params, *examples)
+    through_preactivation = hoist(link, params, *_at((entering, u, z, _inexact(z)), 0))
 
     def local_rule(z_t, h_tm1, h_t):
         def rule(lam):

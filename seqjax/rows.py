@@ -22,8 +22,8 @@ from seqjax import _checks
 __all__ = ["matmul"]
 
 
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Multiplies rows with a kernel; under ``vmap`` the mapped axis of ``x`` becomes rows.
+def matmul(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """``x @ kernel + bias``; under ``vmap`` the mapped axis of ``x`` becomes rows.
 
     Use it for the matmuls of a cell of your own: ``jax.vmap`` then costs nothing, forward
     or backward. It differentiates to any order, in both modes.
@@ -31,6 +31,7 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Args:
       x: [I] or [rows, I].
       kernel: [I, O], of the same dtype.
+      bias: [O], of the same dtype; nothing is added if None.
 
     Returns:
       [O] or [rows, O].
@@ -44,8 +45,9 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     >>> jax.vmap(sj.matmul, (0, None))(xs, kernel).shape
     (7, 2)
     """
-    _checks.matmul_operands(x, kernel)
-    return _rows_matmul.bind(*_varying_alike(x, kernel))
+    _checks.matmul_operands(x, kernel, bias)
+    y = _rows_matmul.bind(*_varying_alike(x, kernel))
+    return y if bias is None else _rows_add.bind(*_varying_alike(y, bias))
 
 
 def _varying_alike(*operands):
@@ -108,9 +110,13 @@ def _batch(operands, axes):
     (x, kernel), (x_axis, kernel_axis) = operands, axes
     if kernel_axis is not None:  # another kernel for every example: nothing to fold
         return jax.vmap(_dot, in_axes=axes)(x, kernel), 0
-    # Beside the rows that are there already (time): a scan over these wants it so.
-    axis = 0 if x.ndim == 2 else x.ndim - 2
+    axis = _beside_rows(x)
     return _rows_matmul.bind(jnp.moveaxis(x, x_axis, axis), kernel), axis
+
+
+def _beside_rows(x):
+    """Where a mapped axis goes: behind the rows there already (time), as a scan over them wants."""
+    return 0 if x.ndim == 2 else x.ndim - 2
 
 
 def _batch_pool(operands, axes):  # a weight gradient for every example was asked for
@@ -144,3 +150,56 @@ ad.defbilinear(
     lambda cotangent, x, d: _rows_matmul.bind(x, cotangent),
 )
 batching.primitive_batchers[_pool] = _batch_pool
+
+
+# `y + bias`, which leaves a mapped axis where `_batch` has put it. JAX's own sum would move it
+# to the front, and every series [T, B, O] be copied to [B, T, O] and back.
+def _add(y, bias):
+    return y + lax.broadcast_in_dim(bias, y.shape, (y.ndim - 1,))
+
+
+def _sum(cotangent):
+    """Over all rows; a sum in half precision stops growing at a few hundred terms."""
+    rows = tuple(range(cotangent.ndim - 1))
+    dtype = jnp.float32 if cotangent.dtype.itemsize < 4 else cotangent.dtype
+    return jnp.sum(cotangent, rows, dtype=dtype).astype(cotangent.dtype)
+
+
+def _batch_add(operands, axes):
+    (y, bias), (y_axis, bias_axis) = operands, axes
+    if y_axis is None or bias_axis is not None:
+        return jax.vmap(_add, in_axes=axes)(y, bias), 0
+    axis = _beside_rows(y)
+    return _rows_add.bind(jnp.moveaxis(y, y_axis, axis), bias), axis
+
+
+def _jvp_add(primals, tangents):
+    y = _rows_add.bind(*primals)
+    d_y, d_bias = tangents
+    if isinstance(d_bias, ad.Zero):
+        return y, d_y
+    return y, _rows_add.bind(ad.instantiate_zeros(d_y), d_bias)
+
+
+def _transpose_add(cotangent, y, bias):
+    to_bias = _rows_sum.bind(cotangent) if ad.is_undefined_primal(bias) else None
+    return cotangent if ad.is_undefined_primal(y) else None, to_bias
+
+
+_rows_add = Primitive("rows_add")
+_rows_add.def_impl(_add)
+_rows_add.def_abstract_eval(lambda y, bias: y.update(weak_type=False))
+mlir.register_lowering(_rows_add, mlir.lower_fun(_add, multiple_results=False))
+ad.primitive_jvps[_rows_add] = _jvp_add
+ad.primitive_transposes[_rows_add] = _transpose_add
+batching.primitive_batchers[_rows_add] = _batch_add
+
+_rows_sum = Primitive("rows_sum")
+_rows_sum.def_impl(_sum)
+_rows_sum.def_abstract_eval(lambda y: y.update(shape=y.shape[-1:], weak_type=False))
+mlir.register_lowering(_rows_sum, mlir.lower_fun(_sum, multiple_results=False))
+ad.deflinear2(
+    _rows_sum,
+    lambda cotangent, y: [lax.broadcast_in_dim(cotangent, y.aval.shape, (y.aval.ndim - 1,))],
+)
+batching.primitive_batchers[_rows_sum] = lambda operands, axes: (jax.vmap(_sum, axes)(*operands), 0)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax.adjoint import BPTT, Adjoint, batch_size, length_of
+from seqjax.adjoint import BPTT, Adjoint, batch_size, length_of, size_in_bytes
 from seqjax.bptt import Steps, select
 
 __all__ = ["Model", "unroll"]
@@ -59,8 +59,9 @@ class Model:
         A model that reads the future has no windows, and defines this instead.
         """
         x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
-        step_bytes = self.step_bytes(params, state, x) * batch_size((xs, state))
-        adjoint = adjoint.fitted(length_of(xs), step_bytes)
+        batch = batch_size((xs, state))
+        step_bytes, state_bytes = self.step_bytes(params, state, x), size_in_bytes(state)
+        adjoint = adjoint.fitted(length_of(xs), batch * step_bytes, batch * state_bytes)
         return adjoint.over_time(
             lambda state, inputs: self.window(params, state, inputs[0], inputs[1], adjoint),
             state,

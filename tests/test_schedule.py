@@ -38,26 +38,37 @@ def test_the_size_of_a_step_is_that_of_its_pre_activations(model, floats):
 
 
 def test_on_a_cpu_chunks_fit_the_cache_and_elsewhere_there_are_none():
-    large = 32 * 4 * 4 * 256  # an LSTM of 256 units, 32 series
-    assert schedule(128, large, "cpu") == (16, "preactivations")  # 15.3, with none left over
-    assert schedule(127, large, "cpu") == (15, "preactivations")  # a prime number of steps
-    assert schedule(128, large // 4, "cpu") == (None, "preactivations")
-    assert schedule(10**6, large // 4, "cpu") == (64, "preactivations")
-    assert schedule(10**6, 512, "cpu") == (4000, "states")
-    assert schedule(128, 10**9, "cpu") == (8, "preactivations")
-    assert schedule(10**9, 0, "cpu") == (None, "states")
-    assert schedule(10**6, large, "gpu") == (None, "preactivations")
-    assert schedule(10**6, large, "tpu") == (None, "preactivations")
+    size = 32 * 4 * 256  # of the state of 32 series of 256 units
+    assert schedule(128, 4 * size, 2 * size, "cpu") == (
+        16,
+        "preactivations",
+    )  # 15.3 fit
+    assert schedule(127, 4 * size, 2 * size, "cpu") == (15, "preactivations")  # a prime number
+    assert schedule(128, size, size, "cpu") == (None, "preactivations")
+    assert schedule(10**6, size, size, "cpu") == (64, "preactivations")
+    assert schedule(10**6, 512, 512, "cpu") == (4000, "states")
+    assert schedule(128, 10**9, 10**9, "cpu") == (8, "preactivations")
+    assert schedule(10**9, 0, 0, "cpu") == (None, "states")
+    for backend in ("gpu", "tpu"):
+        assert schedule(10**6, 4 * size, 2 * size, backend) == (None, "preactivations")
+
+
+def test_a_series_of_gates_that_fits_is_cut_in_four_if_it_is_long():
+    assert schedule(1024, 2048, 1024, "cpu") == (256, "preactivations")
+    assert schedule(1024, 512, 256, "cpu") == (256, "states")
+    assert schedule(1024, 1024, 1024, "cpu") == (None, "preactivations")
+    assert schedule(300, 2048, 1024, "cpu") == (150, "preactivations")
+    assert schedule(128, 2048, 1024, "cpu") == (None, "preactivations")
 
 
 def test_what_the_caller_chooses_stays():
     chosen = sj.BPTT(chunk=5, store="chunk_starts", truncate=3, clip=1.0)
-    assert chosen.fitted(10**5, 4096) == chosen
-    assert sj.BPTT(chunk=5).fitted(10**5, 4096) == sj.BPTT(chunk=5, store="preactivations")
-    assert sj.BPTT(store="states").fitted(10**5, 4096) == sj.BPTT(chunk=500, store="states")
-    assert sj.BPTT(store="chunk_starts").fitted(100, 4096).chunk == 10
-    assert sj.BPTT(truncate=7).fitted(10**5, 4096).truncate == 7
-    assert sj.Autodiff().fitted(10**5, 4096) == sj.Autodiff()
+    assert chosen.fitted(10**5, 4096, 2048) == chosen
+    assert sj.BPTT(chunk=5).fitted(10**5, 4096, 2048) == sj.BPTT(chunk=5, store="preactivations")
+    assert sj.BPTT(store="states").fitted(10**5, 4096, 2048) == sj.BPTT(chunk=500, store="states")
+    assert sj.BPTT(store="chunk_starts").fitted(100, 4096, 2048).chunk == 10
+    assert sj.BPTT(truncate=7).fitted(10**5, 4096, 2048).truncate == 7
+    assert sj.Autodiff().fitted(10**5, 4096, 2048) == sj.Autodiff()
 
 
 LSTM = sj.lstm(I, 64, dtype=jnp.float32)  # 1 kB a step
@@ -74,7 +85,8 @@ def test_a_series_is_cut_into_chunks_if_it_is_long_or_one_of_many():
     def run(**options):
         return lambda xs: LSTM.unroll(PARAMS, xs, **options)
 
-    assert scan_lengths(run(), 6000, I) == []  # one chunk, and its scan within
+    assert scan_lengths(run(), 128, I) == []  # one chunk, and its scan within
+    assert scan_lengths(run(), 6000, I) == [4]
     assert scan_lengths(run(), 19530, I) == [10]  # of 1953 steps
     assert scan_lengths(run(adjoint=sj.BPTT(chunk=80)), 640, I) == [8]
     assert scan_lengths(run(adjoint=sj.Autodiff()), 19530, I) == [19530]

@@ -247,6 +247,11 @@ ERRORS = [
     (lambda: sj.matmul(xs, xs), ValueError, r"x: expected \[5\] or \[rows, 5\], got float64\[5, 3"),
     (lambda: sj.matmul(xs, xs[0]), ValueError, r"kernel: expected \[I, O\], got float64\[3\]"),
     (lambda: sj.matmul(xs, xs.T.astype("f4")), TypeError, "x: expected the kernel's dtype float32"),
+    (
+        lambda: sj.matmul(xs, xs.T, xs),
+        ValueError,
+        r"bias: expected float64\[5\], got float",
+    ),
     (lambda: sj.testing.check_cell(own), ValueError, "x: expected an example of one input"),
     (lambda: sj.testing.check_cell(lstm, draws=0), ValueError, "draws: expected"),
 ]

@@ -99,5 +99,5 @@ class Dense(Model):
         )
 
     def _apply(self, params, x):
-        y = matmul(x, params["kernel"]) + params["bias"]
+        y = matmul(x, params["kernel"], params["bias"])
         return y if self.activation is None else self.activation(y)

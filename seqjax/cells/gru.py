@@ -89,7 +89,7 @@ def gru(
 
 
 def project(params, x):
-    return Gates(*jnp.split(matmul(x, params["kernel"]) + params["bias"], 3))
+    return Gates(*jnp.split(matmul(x, params["kernel"], params["bias"]), 3, axis=-1))
 
 
 # Reset after the matmul.
@@ -100,12 +100,12 @@ def add_recurrent_bias(key, params, bound):
 
 
 def preactivate_after(params, h_prev, u):
-    r, z, m = jnp.split(matmul(h_prev, params["recurrent_kernel"]), 3)
+    r, z, m = jnp.split(matmul(h_prev, params["recurrent_kernel"]), 3, axis=-1)
     return GatesAfter(u.r + r, u.z + z, u.n, m + params["recurrent_bias"])
 
 
 def preactivate_after_vjp(params, h_prev, u, z, dz):
-    return matmul(jnp.concatenate([dz.r, dz.z, dz.m]), params["recurrent_kernel"].T)
+    return matmul(jnp.concatenate([dz.r, dz.z, dz.m], axis=-1), params["recurrent_kernel"].T)
 
 
 def activate_after(z, h_prev):
@@ -129,7 +129,7 @@ def activate_after_vjp(z, h_prev, h, dh):
 # Reset before the matmul: r acts inside `preactivate`, which is then not linear in h(t-1).
 def preactivate_before(params, h_prev, u):
     to_gates, to_candidate = _split_kernel(params, h_prev.size)
-    r, z = jnp.split(matmul(h_prev, to_gates), 2)
+    r, z = jnp.split(matmul(h_prev, to_gates), 2, axis=-1)
     r = u.r + r
     return Gates(r, u.z + z, u.n + matmul(sigmoid(r) * h_prev, to_candidate))
 
@@ -139,7 +139,7 @@ def preactivate_before_vjp(params, h_prev, u, z, dz):
     r = sigmoid(z.r)
     d_gated = matmul(dz.n, to_candidate.T)
     dr = dz.r + d_gated * (h_prev * (r * (1 - r)))
-    return d_gated * r + matmul(jnp.concatenate([dr, dz.z]), to_gates.T)
+    return d_gated * r + matmul(jnp.concatenate([dr, dz.z], axis=-1), to_gates.T)
 
 
 def activate_before(z, h_prev):

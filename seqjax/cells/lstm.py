@@ -105,16 +105,16 @@ def zero_state(hidden_size, dtype):
 
 
 def project(params, x):
-    return Gates(*jnp.split(matmul(x, params["kernel"]) + params["bias"], 4))
+    return Gates(*jnp.split(matmul(x, params["kernel"], params["bias"]), 4, axis=-1))
 
 
 def preactivate(params, prev, u):
-    recurrent = jnp.split(matmul(prev.h, params["recurrent_kernel"]), 4)
+    recurrent = jnp.split(matmul(prev.h, params["recurrent_kernel"]), 4, axis=-1)
     return Gates(*(a + b for a, b in zip(u, recurrent, strict=True)))
 
 
 def preactivate_vjp(params, prev, u, z, dz):
-    dh = matmul(jnp.concatenate(dz), params["recurrent_kernel"].T)
+    dh = matmul(jnp.concatenate(dz, axis=-1), params["recurrent_kernel"].T)
     return LSTMState(dh, jnp.zeros_like(prev.c))
 
 

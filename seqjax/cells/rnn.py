@@ -66,7 +66,7 @@ def rnn(
 
 
 def project(params, x):
-    return matmul(x, params["kernel"]) + params["bias"]
+    return matmul(x, params["kernel"], params["bias"])
 
 
 def preactivate(params, h_prev, u):
