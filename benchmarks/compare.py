@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import peers
+from benchmarks import networks, peers
 from benchmarks.machine import device, slug
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -38,22 +38,9 @@ GRID = [  # T, B, I = H
     (96, 128, 128),
     (64, 8, 512),
 ]
+MIDDLE = (128, 32, 128)  # of the other networks
 GPU_GRID = [*GRID, (1024, 16, 768)]
 LIBRARIES = ("jax", "jaxlib", "flax", "equinox", "dm-haiku", "keras", "torch", "seqjax")
-
-
-def draw_problem(kind: str, steps: int, batch: int, size: int):
-    draw = np.random.default_rng(0)
-    uniform = lambda *shape: jnp.asarray(draw.uniform(-1, 1, shape) / size**0.5, jnp.float32)
-    normal = lambda *shape: jnp.asarray(draw.standard_normal(shape), jnp.float32)
-    columns = peers.GATES[kind] * size
-    weights = {
-        "kernel": uniform(size, columns),
-        "recurrent_kernel": uniform(size, columns),
-        "bias": uniform(columns),
-    }
-    state = [normal(batch, size) for _ in range(2 if kind == "lstm" else 1)]
-    return weights, normal(batch, steps, size), state, normal(batch, steps, size)
 
 
 def gradient_of(apply: Callable, cotangent) -> Callable:
@@ -87,14 +74,14 @@ def interleaved(calls: dict[str, Callable], seconds: float) -> dict[str, float]:
     return {name: statistics.median(each[1:]) for name, each in times.items()}
 
 
-def measure(kind: str, steps: int, batch: int, size: int, seconds: float, peak: float) -> list:
+def measure(kind: str, network: str, shape: tuple, seconds: float, peak: float) -> list:
     """Two rows: forward alone, and the gradient."""
-    weights, xs, state, cotangent = draw_problem(kind, steps, batch, size)
-    built = {name: make(kind, weights) for name, make in peers.JAX_PEERS.items()}
-    if kind == "lstm":
-        built["flax nnx, LSTMCell"] = peers.flax_peer(kind, weights, optimized=False)
+    steps, batch, size = shape
+    problem = networks.draw(kind, network, *shape)
+    weights, xs, state, cotangent = problem.weights, problem.xs, problem.state, problem.cotangent
+    built = {name: networks.build(name, problem) for name in peers.JAX_PEERS}
     built = {name: peer for name, peer in built.items() if peer is not None}
-    torch = peers.Torch(kind, weights, xs, state, cotangent)
+    torch = networks.Torch(problem)
 
     truth = built["plain scan"]
     ys = jax.jit(truth.apply)(weights, xs, state)
@@ -106,7 +93,7 @@ def measure(kind: str, steps: int, batch: int, size: int, seconds: float, peak: 
     check_equal("torch", torch.forward().numpy(), ys)
     check_equal("torch", torch.gradient_of_weights(), grads)
 
-    matmul = 2 * steps * batch * 2 * size * peers.GATES[kind] * size
+    matmul = 2 * steps * batch * 2 * size * peers.GATES[kind] * size * len(weights)
     rows = []
     for what, flops in (("forward", matmul), ("gradient", 3 * matmul)):
         calls: dict[str, Callable] = {}
@@ -114,19 +101,22 @@ def measure(kind: str, steps: int, batch: int, size: int, seconds: float, peak: 
         for name, peer in built.items():
             function = peer.apply if what == "forward" else gradient_of(peer.apply, cotangent)
             at = (peer.convert(weights), xs, state)
+            jax.clear_caches()  # or what was compiled to be checked costs nothing here
+            lowered = jax.jit(function).lower(*at)
             begun = time.perf_counter()
-            compiled = jax.jit(function).lower(*at).compile()
+            compiled = lowered.compile()
             compiling[name] = time.perf_counter() - begun
             memory[name] = compiled.memory_analysis().temp_size_in_bytes / 1e6
             calls[name] = lambda compiled=compiled, at=at: compiled(*at)
         calls["torch"] = getattr(torch, what)
         ms = interleaved(calls, seconds)
-        others = [n for n in built if n not in ("seqjax", "plain scan")]
+        others = [n for n in built if n not in peers.NOT_PEERS]
         best = min(others, key=ms.get)
         rows.append(
             {
                 "cell": kind,
-                "shape": [steps, batch, size],
+                "network": network,
+                "shape": list(shape),
                 "what": what,
                 "ms": rounded(ms),
                 "best_jax_peer": best,
@@ -135,6 +125,7 @@ def measure(kind: str, steps: int, batch: int, size: int, seconds: float, peak: 
                 "plain scan/seqjax": round(ms["plain scan"] / ms["seqjax"], 3),
                 "fraction_of_matmul_peak": round(flops / (ms["seqjax"] / 1e3) / peak, 4),
                 "temp_mb": rounded(memory),
+                "least_temp_mb_of_peers": rounded({"": min(memory[n] for n in others)})[""],
                 "compile_s": rounded(compiling),
             }
         )
@@ -158,25 +149,46 @@ def geometric_mean(ratios) -> float:
     return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else math.nan
 
 
-def summary(rows: list) -> dict:
-    """Geometric means of the ratios, and the worst ones."""
-    found = {}
+def summary(rows: list) -> tuple[dict, dict]:
+    """Geometric means and worst cases: of the times of others over ours, and of all else."""
+    found, beside = {}, {}
+    layers = [r for r in rows if r["network"] == "one layer"]
     for what in ("forward", "gradient"):
         for kind in peers.GATES:
-            of = [r for r in rows if r["what"] == what and r["cell"] == kind]
-            if not of:
-                continue
-            found[f"{what}, {kind}"] = {
-                f"{name}, {how}": round(f(r[name] for r in of), 2)
-                for name in ("best_jax_peer/seqjax", "torch/seqjax")
-                for how, f in (("mean", geometric_mean), ("worst", min))
-            }
-        of = [r for r in rows if r["what"] == what]
-        found[f"{what}, all"] = {
-            f"{name}, mean": round(geometric_mean(r[name] for r in of), 2)
-            for name in ("best_jax_peer/seqjax", "torch/seqjax")
+            of = [r for r in layers if r["what"] == what and r["cell"] == kind]
+            if of:
+                found[f"{what}, {kind}"] = {
+                    f"{name}, {how}": round(f(r[name] for r in of), 2)
+                    for name in RATIOS
+                    for how, f in (("mean", geometric_mean), ("worst", min))
+                }
+                native = (r["ms"]["natively batched"] / r["ms"]["seqjax"] for r in of)
+                compiling = (r["compile_s"]["seqjax"] / r["compile_s"]["plain scan"] for r in of)
+                memory = [r["temp_mb"]["seqjax"] / r["least_temp_mb_of_peers"] for r in of]
+                beside[f"{what}, {kind}"] = {
+                    "natively batched/seqjax, mean": round(geometric_mean(native), 2),
+                    "compilation, seqjax/plain scan, mean": round(geometric_mean(compiling), 2),
+                    "temporary memory, seqjax/leanest peer, mean": round(geometric_mean(memory), 2),
+                    "temporary memory, seqjax/leanest peer, worst": round(max(memory), 2),
+                }
+        of_all = {"all": layers} | {
+            network: [r for r in rows if r["network"] == network]
+            for network in networks.NETWORKS[1:]
         }
-    return found
+        for name, of in of_all.items():
+            of = [r for r in of if r["what"] == what]
+            if of:
+                found[f"{what}, {name}"] = {
+                    f"{ratio}, mean": round(geometric_mean(r[ratio] for r in of), 2)
+                    for ratio in RATIOS
+                }
+    return found, beside
+
+
+RATIOS = ("best_jax_peer/seqjax", "torch/seqjax")
+
+
+SHORT = {"one layer": "", "ragged": ["ragged"], "two layers": ["× 2"], "two directions": ["⇄"]}
 
 
 def draw(path: Path, report: dict):
@@ -184,7 +196,7 @@ def draw(path: Path, report: dict):
 
     rows = [r for r in report["rows"] if r["what"] == "gradient"]
     forward = [r for r in report["rows"] if r["what"] == "forward"]
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure = Figure(figsize=(15, 7.5), layout="constrained")
     figure.suptitle(f"Time relative to seqjax (above 1: seqjax is faster)\n{report['device']}")
     colours = {"best JAX peer": "#2171b5", "PyTorch": "#d94801"}
     for axes, what, of in zip(
@@ -193,7 +205,7 @@ def draw(path: Path, report: dict):
         (rows, forward),
         strict=True,
     ):
-        labels = ["\n".join(map(str, (r["cell"], *r["shape"]))) for r in of]
+        labels = ["\n".join(map(str, (r["cell"], *r["shape"], *SHORT[r["network"]]))) for r in of]
         for offset, (name, key) in enumerate(
             {"best JAX peer": "best_jax_peer/seqjax", "PyTorch": "torch/seqjax"}.items()
         ):
@@ -201,10 +213,10 @@ def draw(path: Path, report: dict):
             places = np.arange(len(of)) + 0.38 * (offset - 0.5)
             axes.bar(places, np.array(values) - 1, 0.36, 1, color=colours[name], label=name)
             for x, value in zip(places, values, strict=True):
-                axes.text(x, max(value, 1) * 1.04, f"{value:.1f}", ha="center", fontsize=7)
+                axes.text(x, max(value, 1) * 1.04, f"{value:.1f}", ha="center", fontsize=6)
         axes.set(yscale="log", ylabel="ratio of times", title=what)
         axes.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
-        axes.set_xticks(range(len(of)), labels, fontsize=8)
+        axes.set_xticks(range(len(of)), labels, fontsize=7)
         axes.axhline(1, color="black", linewidth=1)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, loc="upper right")
@@ -226,24 +238,27 @@ def main():
         "versions": {name: version(name) for name in LIBRARIES},
         "rows": [],
     }
+    grid = [("one layer", shape) for shape in (GRID if on_cpu else GPU_GRID)]
+    grid += [(network, MIDDLE) for network in networks.NETWORKS[1:]]
     for kind in options.cells:
-        for shape in GRID if on_cpu else GPU_GRID:
+        for network, shape in grid:
             if options.sizes and shape[2] not in options.sizes:
                 continue
-            for row in measure(kind, *shape, options.seconds, peak):
+            for row in measure(kind, network, shape, options.seconds, peak):
                 report["rows"].append(row)
                 print(
-                    f"{kind:4} {row['what']:8} {shape!s:16} seqjax {row['ms']['seqjax']:8.3f} ms"
+                    f"{kind:4} {row['what']:8} {network:14} {shape!s:16}"
+                    f" seqjax {row['ms']['seqjax']:8.3f} ms"
                     f"  best JAX peer {row['best_jax_peer/seqjax']:6.2f}×"
                     f" ({row['best_jax_peer']})  torch {row['torch/seqjax']:6.2f}×"
                     f"  plain {row['plain scan/seqjax']:5.2f}×"
                     f"  {100 * row['fraction_of_matmul_peak']:3.0f} % of peak"
-                    f"  temp {row['temp_mb']['seqjax']:.0f} MB"
-                    f" (peers {min(v for k, v in row['temp_mb'].items() if k != 'seqjax'):.0f})",
+                    f"  temp {row['temp_mb']['seqjax']:.1f} MB"
+                    f" (peers {row['least_temp_mb_of_peers']:.1f})",
                     flush=True,
                 )
-    report["summary"] = summary(report["rows"])
-    print(json.dumps(report["summary"], indent=1))
+    report["summary"], report["beside"] = summary(report["rows"])
+    print(json.dumps([report["summary"], report["beside"]], indent=1))
     if not options.dry:
         (RESULTS / f"compare_{slug()}.json").write_text(json.dumps(report, indent=1) + "\n")
         draw(RESULTS / f"compare_{slug()}.png", report)

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 
 import seqjax as sj
-from benchmarks import compare, peers
+from benchmarks import compare, networks, peers
 from benchmarks.machine import device, slug
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -27,12 +27,13 @@ LONG = 100_000
 
 def gradients(variants: dict, steps: int, batch: int):
     """{name: (call, temporary MB)} for peers at one size."""
-    weights, xs, state, cotangent = compare.draw_problem("lstm", steps, batch, SIZE)
+    problem = networks.draw("lstm", "one layer", steps, batch, SIZE)
+    (weights,), (state,), xs = problem.weights, problem.state, problem.xs
     found = {}
     for name, make in variants.items():
         peer = make("lstm", weights)
         at = (peer.convert(weights), xs, state)
-        compiled = jax.jit(compare.gradient_of(peer.apply, cotangent)).lower(*at).compile()
+        compiled = jax.jit(compare.gradient_of(peer.apply, problem.cotangent)).lower(*at).compile()
         megabytes = compiled.memory_analysis().temp_size_in_bytes / 1e6
         found[name] = (lambda compiled=compiled, at=at: compiled(*at)), megabytes
     return found

@@ -7,8 +7,10 @@ second candidate bias is zero, since flax nnx has none. What a library can not e
 left out: Equinox has no simple cell, Haiku's is a ReLU and its GRU resets before the matmul.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -18,7 +20,6 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import keras
-import torch
 from flax import nnx
 from jax import lax
 
@@ -59,6 +60,18 @@ def seqjax_peer(kind, weights, adjoint=None):
         return jax.vmap(lambda xs, s: sj.unroll(cell, params, xs, s, **options)[1])(xs, state)
 
     return Peer(apply, convert)
+
+
+def native_peer(kind, weights):
+    """The same cell and engine, given a whole batch [B, …] at each step instead of a `vmap`."""
+    cell = getattr(sj, kind)(*sizes(weights))
+
+    def apply(params, xs, state):
+        state = sj.LSTMState(*state) if kind == "lstm" else state[0]
+        batched = dataclasses.replace(cell, input=None, initial_state=lambda params: state)
+        return jnp.swapaxes(batched.unroll(params, jnp.swapaxes(xs, 0, 1), state)[1], 0, 1)
+
+    return Peer(apply, seqjax_peer(kind, weights).convert)
 
 
 def plain_scan(kind, weights):
@@ -173,7 +186,7 @@ def haiku_peer(kind, weights):
     return Peer(transformed.apply, convert)
 
 
-def keras_peer(kind, weights):
+def keras_peer(kind, weights, mask=None):
     inputs, hidden = sizes(weights)
     name = {"rnn": "SimpleRNN", "gru": "GRU", "lstm": "LSTM"}[kind]
     layer = getattr(keras.layers, name)(hidden, return_sequences=True)
@@ -193,50 +206,19 @@ def keras_peer(kind, weights):
         return [order(kernel), order(recurrent), biases]
 
     def apply(params, xs, state):
-        return layer.stateless_call(params, rest, xs, initial_state=list(state))[0]
+        return layer.stateless_call(params, rest, xs, initial_state=list(state), mask=mask)[0]
 
     return Peer(apply, convert)
 
 
 JAX_PEERS = {
     "seqjax": seqjax_peer,
+    "natively batched": native_peer,
     "plain scan": plain_scan,
     "flax nnx": flax_peer,
     "equinox": equinox_peer,
     "haiku": haiku_peer,
     "keras": keras_peer,
+    "flax nnx, LSTMCell": partial(flax_peer, optimized=False),
 }
-
-
-class Torch:
-    """PyTorch's fused layer, with its own autograd."""
-
-    def __init__(self, kind, weights, xs, state, cotangent, **options):
-        layer = getattr(torch.nn, kind.upper())
-        self.layer = layer(*sizes(weights), batch_first=True, **options)
-        as_torch = lambda a: torch.tensor(jax.device_get(a))
-        with torch.no_grad():
-            self.layer.weight_ih_l0.copy_(as_torch(weights["kernel"].T))
-            self.layer.weight_hh_l0.copy_(as_torch(weights["recurrent_kernel"].T))
-            self.layer.bias_ih_l0.copy_(as_torch(weights["bias"]))
-            self.layer.bias_hh_l0.zero_()
-        self.xs = as_torch(xs).requires_grad_()
-        self.state = [as_torch(s)[None].contiguous().requires_grad_() for s in state]
-        self.cotangent = as_torch(cotangent)
-
-    def outputs(self):
-        return self.layer(self.xs, first(tuple(self.state)))[0]
-
-    def forward(self):
-        with torch.no_grad():
-            return self.outputs()
-
-    def gradient(self):
-        at = [*self.layer.parameters(), self.xs, *self.state]
-        return torch.autograd.grad((self.outputs() * self.cotangent).sum(), at)
-
-    def gradient_of_weights(self):
-        """In the shape of the shared weights, then xs and state."""
-        kernel, recurrent, bias, _, *rest = (g.numpy() for g in self.gradient())
-        grads = {"bias": bias, "kernel": kernel.T, "recurrent_kernel": recurrent.T}
-        return grads, rest[0], [s[0] for s in rest[1:]]
+NOT_PEERS = ("seqjax", "natively batched", "plain scan")

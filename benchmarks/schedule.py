@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 
 import seqjax as sj
-from benchmarks import compare, peers
+from benchmarks import compare, networks, peers
 from benchmarks.machine import device, slug
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -21,7 +21,8 @@ CHUNKS = (8, 16, 32, 64, 128, 10**6)
 
 
 def measure(kind, shape, seconds):
-    weights, xs, state, cotangent = compare.draw_problem(kind, *shape)
+    problem = networks.draw(kind, "one layer", *shape)
+    (weights,), (state,), xs = problem.weights, problem.state, problem.xs
     adjoints = {"auto": sj.BPTT()}
     for store in ("states", "preactivations"):
         for chunk in CHUNKS:
@@ -32,7 +33,7 @@ def measure(kind, shape, seconds):
     for name, adjoint in adjoints.items():
         peer = peers.seqjax_peer(kind, weights, adjoint)
         at = (peer.convert(weights), xs, state)
-        compiled = jax.jit(compare.gradient_of(peer.apply, cotangent)).lower(*at).compile()
+        compiled = jax.jit(compare.gradient_of(peer.apply, problem.cotangent)).lower(*at).compile()
         calls[name] = lambda compiled=compiled, at=at: compiled(*at)
         memory[name] = compiled.memory_analysis().temp_size_in_bytes / 1e6
     ms = compare.interleaved(calls, seconds)
