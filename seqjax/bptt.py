@@ -24,6 +24,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
 from seqjax.hoist import hoist
+from seqjax.rows import shifted
 
 __all__ = ["Recurrence", "Steps", "bptt", "cut", "scan_states", "select"]
 
@@ -116,7 +117,7 @@ def bptt(rec: Recurrence, params, state, start, u, steps: Steps, *, clip=None, k
 
 def _entering(state, start, states, steps):
     """The state each step starts from: h(t-1), or `start` at a reset."""
-    h_tm1 = jax.tree.map(lambda s, h: jnp.concatenate([s[None], h[:-1]]), state, states)
+    h_tm1 = jax.tree.map(shifted, state, states)
     if steps.reset is None:
         return h_tm1
     return jax.vmap(select, (0, None, 0))(steps.reset, start, h_tm1)

@@ -5,10 +5,14 @@ transposes it into a contraction over two axes, for which XLA first copies a tra
 cotangent. Folding every mapped axis into the rows keeps the product two-dimensional, so
 that its weight gradient is one ``rowsᵀ @ cotangent``, pooled over time and batch alike.
 
-It is folded only where the program is compiled for one device (or inside `jax.shard_map`).
+Rows are folded only where the program is compiled for one device (or inside `jax.shard_map`).
 XLA can not shard the folded rows ``T·B`` along ``B``: it would gather the whole batch on
 every device first. The axes kept apart, the one communication left is the all-reduce of the
 weight gradient.
+
+The other operations here, the sum with a bias and the shift by a step, are JAX's own but for
+where `vmap` puts the batch: behind time, where a scan wants it, and not before it, for which XLA
+would copy the whole series, and back again.
 """
 
 import jax
@@ -19,7 +23,7 @@ from jax.interpreters import ad, batching, mlir
 
 from seqjax import _checks
 
-__all__ = ["matmul"]
+__all__ = ["matmul", "shifted"]
 
 
 def matmul(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -47,7 +51,7 @@ def matmul(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> ja
     """
     _checks.matmul_operands(x, kernel, bias)
     y = _rows_matmul.bind(*_varying_alike(x, kernel))
-    return y if bias is None else _rows_add.bind(*_varying_alike(y, bias))
+    return y if bias is None else _rows_add.bind(*_varying_alike(bias, y))
 
 
 def _varying_alike(*operands):
@@ -152,10 +156,44 @@ ad.defbilinear(
 batching.primitive_batchers[_pool] = _batch_pool
 
 
-# `y + bias`, which leaves a mapped axis where `_batch` has put it. JAX's own sum would move it
-# to the front, and every series [T, B, O] be copied to [B, T, O] and back.
-def _add(y, bias):
+def _primitive(name: str, function, shape_of) -> Primitive:
+    """`function` with batching and derivatives still to be defined."""
+    primitive = Primitive(name)
+    primitive.def_impl(function)
+    primitive.def_abstract_eval(lambda *at: at[-1].update(shape=shape_of(*at), weak_type=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=False))
+    return primitive
+
+
+def _add(bias, y):
     return y + lax.broadcast_in_dim(bias, y.shape, (y.ndim - 1,))
+
+
+def _batch_add(operands, axes):
+    (bias, y), (bias_axis, y_axis) = operands, axes
+    if y_axis is None or bias_axis is not None:
+        return jax.vmap(_add, in_axes=axes)(bias, y), 0
+    axis = _beside_rows(y)
+    return _rows_add.bind(bias, jnp.moveaxis(y, y_axis, axis)), axis
+
+
+def _jvp_add(primals, tangents):
+    y = _rows_add.bind(*primals)
+    d_bias, d_y = tangents
+    if isinstance(d_bias, ad.Zero):
+        return y, d_y
+    return y, _rows_add.bind(d_bias, ad.instantiate_zeros(d_y))
+
+
+def _transpose_add(cotangent, bias, y):
+    to_bias = _rows_sum.bind(cotangent) if ad.is_undefined_primal(bias) else None
+    return to_bias, cotangent if ad.is_undefined_primal(y) else None
+
+
+_rows_add = _primitive("rows_add", _add, lambda bias, y: y.shape)
+ad.primitive_jvps[_rows_add] = _jvp_add
+ad.primitive_transposes[_rows_add] = _transpose_add
+batching.primitive_batchers[_rows_add] = _batch_add
 
 
 def _sum(cotangent):
@@ -165,41 +203,38 @@ def _sum(cotangent):
     return jnp.sum(cotangent, rows, dtype=dtype).astype(cotangent.dtype)
 
 
-def _batch_add(operands, axes):
-    (y, bias), (y_axis, bias_axis) = operands, axes
-    if y_axis is None or bias_axis is not None:
-        return jax.vmap(_add, in_axes=axes)(y, bias), 0
-    axis = _beside_rows(y)
-    return _rows_add.bind(jnp.moveaxis(y, y_axis, axis), bias), axis
+def _transpose_sum(cotangent, y):
+    return [lax.broadcast_in_dim(cotangent, y.aval.shape, (y.aval.ndim - 1,))]
 
 
-def _jvp_add(primals, tangents):
-    y = _rows_add.bind(*primals)
-    d_y, d_bias = tangents
-    if isinstance(d_bias, ad.Zero):
-        return y, d_y
-    return y, _rows_add.bind(ad.instantiate_zeros(d_y), d_bias)
-
-
-def _transpose_add(cotangent, y, bias):
-    to_bias = _rows_sum.bind(cotangent) if ad.is_undefined_primal(bias) else None
-    return cotangent if ad.is_undefined_primal(y) else None, to_bias
-
-
-_rows_add = Primitive("rows_add")
-_rows_add.def_impl(_add)
-_rows_add.def_abstract_eval(lambda y, bias: y.update(weak_type=False))
-mlir.register_lowering(_rows_add, mlir.lower_fun(_add, multiple_results=False))
-ad.primitive_jvps[_rows_add] = _jvp_add
-ad.primitive_transposes[_rows_add] = _transpose_add
-batching.primitive_batchers[_rows_add] = _batch_add
-
-_rows_sum = Primitive("rows_sum")
-_rows_sum.def_impl(_sum)
-_rows_sum.def_abstract_eval(lambda y: y.update(shape=y.shape[-1:], weak_type=False))
-mlir.register_lowering(_rows_sum, mlir.lower_fun(_sum, multiple_results=False))
-ad.deflinear2(
-    _rows_sum,
-    lambda cotangent, y: [lax.broadcast_in_dim(cotangent, y.aval.shape, (y.aval.ndim - 1,))],
-)
+_rows_sum = _primitive("rows_sum", _sum, lambda y: y.shape[-1:])
+ad.deflinear2(_rows_sum, _transpose_sum)
 batching.primitive_batchers[_rows_sum] = lambda operands, axes: (jax.vmap(_sum, axes)(*operands), 0)
+
+
+def shifted(first: jax.Array, series: jax.Array) -> jax.Array:
+    """`first` [...], then `series` [T, ...] without its last: what each step starts from."""
+    return _shift.bind(*_varying_alike(first, series))
+
+
+def _shifted(first, series):
+    return jnp.concatenate([first[None], series[:-1]])
+
+
+def _batch_shift(operands, axes):
+    (size,) = {a.shape[n] for a, n in zip(operands, axes, strict=True) if n is not None}
+    first, series = (
+        jnp.stack([a] * size, place) if axis is None else jnp.moveaxis(a, axis, place)
+        for a, axis, place in zip(operands, axes, (0, 1), strict=True)
+    )
+    return _shift.bind(first, series), 1
+
+
+def _transpose_shift(cotangent, first, series):
+    rest = jnp.concatenate([cotangent[1:], jnp.zeros_like(cotangent[:1])])
+    return cotangent[0], rest
+
+
+_shift = _primitive("rows_shift", _shifted, lambda first, series: series.shape)
+ad.deflinear2(_shift, _transpose_shift)
+batching.primitive_batchers[_shift] = _batch_shift

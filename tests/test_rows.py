@@ -7,6 +7,7 @@ import pytest
 from cases import relative_error
 
 import seqjax as sj
+from seqjax.rows import shifted
 
 DRAW = np.random.default_rng(0)
 X, KERNEL, BIAS = (jnp.asarray(DRAW.standard_normal(s)) for s in ((4, 6, 5), (5, 7), (7,)))
@@ -94,3 +95,36 @@ def test_a_bias_gradient_in_half_precision_does_not_stop_growing(dtype):
         return jnp.sum(batched(batched(sj.matmul))(xs, kernel, bias))
 
     assert jax.grad(loss)(jnp.zeros(2, dtype)).tolist() == [4096, 4096]
+
+
+FIRST, SERIES = (jnp.asarray(DRAW.standard_normal(s)) for s in ((4, 3), (4, 6, 3)))
+SHIFTED = {
+    "one": lambda f: lambda h, hs: f(h[0], hs[0]),
+    "batch": jax.vmap,
+    "batch behind time": lambda f: lambda h, hs: jax.vmap(f, (0, 1))(h, jnp.swapaxes(hs, 0, 1)),
+    "one start": lambda f: lambda h, hs: jax.vmap(f, (None, 0))(h[0], hs),
+    "one series": lambda f: lambda h, hs: jax.vmap(f, (0, None))(h, hs[0]),
+    "nested": lambda f: lambda h, hs: jax.vmap(jax.vmap(f))(h[None], hs[None]),
+    "gradient": lambda f: jax.grad(lambda *at: jnp.sum(jnp.sin(jax.vmap(f)(*at))), (0, 1)),
+    "hessian": lambda f: jax.hessian(lambda *at: jnp.sum(jnp.sin(jax.vmap(f)(*at))), (0, 1)),
+    "gradient of each": lambda f: jax.vmap(jax.grad(lambda *at: jnp.sum(jnp.sin(f(*at))), (0, 1))),
+    "counters": lambda f: lambda h, hs: f(jnp.arange(3), jnp.arange(12).reshape(4, 3)),
+}
+
+
+@pytest.mark.parametrize("transform", SHIFTED.values(), ids=SHIFTED)
+def test_shifted_is_a_concatenation(transform):
+    ours, theirs = (
+        transform(f)(FIRST, SERIES)
+        for f in (shifted, lambda h, hs: jnp.concatenate([h[None], hs[:-1]]))
+    )
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-14, atol=0)
+
+
+def test_a_shifted_series_of_random_keys():
+    keys = jax.random.split(jax.random.key(0), 4)
+    for call in (shifted, jax.jit(shifted)):
+        moved = call(jax.random.key(7), keys)
+        assert jnp.all(moved[1:] == keys[:-1])
+        assert moved[0] == jax.random.key(7)

@@ -41,7 +41,7 @@ def _size(shape) -> int:
 
 def layers(activation, params, hidden):
     """The output layer above a hidden pre-activation."""
-    output = matmul(activation(hidden), params["output_kernel"]) + params["output_bias"]
+    output = matmul(activation(hidden), params["output_kernel"], params["output_bias"])
     return Layers(hidden, output)
 
 
