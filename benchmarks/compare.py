@@ -2,7 +2,7 @@
 
     pip install -e '.[bench]'
     python -m benchmarks.compare                  # all of it; writes benchmarks/results/
-    python -m benchmarks.compare --cells lstm --seconds 2
+    python -m benchmarks.compare --cells lstm     # these rows anew, the others stay
 
 Every library holds the same weights, and is used as its own documentation says, on batch-first
 data; seqjax is written for one series and batched by `jax.vmap`. Before any timing the
@@ -74,7 +74,7 @@ def interleaved(calls: dict[str, Callable], seconds: float) -> dict[str, float]:
     return {name: statistics.median(each[1:]) for name, each in times.items()}
 
 
-def measure(kind: str, network: str, shape: tuple, seconds: float, peak: float) -> list:
+def measure(kind: str, network: str, shape: tuple, seconds: float) -> list:
     """Two rows: forward alone, and the gradient."""
     steps, batch, size = shape
     problem = networks.draw(kind, network, *shape)
@@ -123,7 +123,7 @@ def measure(kind: str, network: str, shape: tuple, seconds: float, peak: float) 
                 "best_jax_peer/seqjax": round(ms[best] / ms["seqjax"], 3),
                 "torch/seqjax": round(ms["torch"] / ms["seqjax"], 3),
                 "plain scan/seqjax": round(ms["plain scan"] / ms["seqjax"], 3),
-                "fraction_of_matmul_peak": round(flops / (ms["seqjax"] / 1e3) / peak, 4),
+                "gflops": round(flops / ms["seqjax"] / 1e6, 1),
                 "temp_mb": rounded(memory),
                 "least_temp_mb_of_peers": rounded({"": min(memory[n] for n in others)})[""],
                 "compile_s": rounded(compiling),
@@ -132,16 +132,24 @@ def measure(kind: str, network: str, shape: tuple, seconds: float, peak: float) 
     return rows
 
 
+def place(row: dict) -> tuple:
+    return row["network"], tuple(row["shape"])
+
+
+def key(row: dict) -> tuple:
+    return row["cell"], *place(row), row["what"]
+
+
 def rounded(figures: dict[str, float]) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in figures.items()}
 
 
 def matmul_peak() -> float:
-    """FLOP/s of a large float32 matmul."""
+    """GFLOP/s of a large float32 matmul."""
     a = jnp.ones((2048, 2048), jnp.float32)
     dot = jax.jit(jnp.dot)
     ms = interleaved({"dot": lambda: dot(a, a)}, 1.0)["dot"]
-    return 2 * 2048**3 / (ms / 1e3)
+    return round(2 * 2048**3 / ms / 1e6, 1)
 
 
 def geometric_mean(ratios) -> float:
@@ -231,36 +239,45 @@ def main():
     parser.add_argument("--dry", action="store_true", help="print only, write no results")
     options = parser.parse_args()
     on_cpu = jax.devices()[0].platform == "cpu"
-    peak = matmul_peak()
     report = {
         "device": device(),
-        "matmul_peak_gflops": round(peak / 1e9, 1),
+        "matmul_peak_gflops": matmul_peak(),
         "versions": {name: version(name) for name in LIBRARIES},
         "rows": [],
     }
+    path = RESULTS / f"compare_{slug()}.json"
+    if path.exists() and not options.dry:
+        earlier = json.loads(path.read_text())
+        if earlier["versions"] == report["versions"]:
+            report = earlier | {"matmul_peak_gflops": report["matmul_peak_gflops"]}
     grid = [("one layer", shape) for shape in (GRID if on_cpu else GPU_GRID)]
     grid += [(network, MIDDLE) for network in networks.NETWORKS[1:]]
     for kind in options.cells:
         for network, shape in grid:
             if options.sizes and shape[2] not in options.sizes:
                 continue
-            for row in measure(kind, network, shape, options.seconds, peak):
-                report["rows"].append(row)
+            for row in measure(kind, network, shape, options.seconds):
+                report["rows"] = [r for r in report["rows"] if key(r) != key(row)] + [row]
                 print(
                     f"{kind:4} {row['what']:8} {network:14} {shape!s:16}"
                     f" seqjax {row['ms']['seqjax']:8.3f} ms"
                     f"  best JAX peer {row['best_jax_peer/seqjax']:6.2f}×"
                     f" ({row['best_jax_peer']})  torch {row['torch/seqjax']:6.2f}×"
                     f"  plain {row['plain scan/seqjax']:5.2f}×"
-                    f"  {100 * row['fraction_of_matmul_peak']:3.0f} % of peak"
+                    f"  {row['gflops']:5.0f} GFLOP/s"
                     f"  temp {row['temp_mb']['seqjax']:.1f} MB"
                     f" (peers {row['least_temp_mb_of_peers']:.1f})",
                     flush=True,
                 )
+    # Once more: whoever else uses the machine only makes it look slower.
+    peak = report["matmul_peak_gflops"] = max(report["matmul_peak_gflops"], matmul_peak())
+    for row in report["rows"]:
+        row["fraction_of_matmul_peak"] = round(row["gflops"] / peak, 3)
+    report["rows"].sort(key=lambda r: ([*peers.GATES].index(r["cell"]), grid.index(place(r))))
     report["summary"], report["beside"] = summary(report["rows"])
     print(json.dumps([report["summary"], report["beside"]], indent=1))
     if not options.dry:
-        (RESULTS / f"compare_{slug()}.json").write_text(json.dumps(report, indent=1) + "\n")
+        path.write_text(json.dumps(report, indent=1) + "\n")
         draw(RESULTS / f"compare_{slug()}.png", report)
 
 

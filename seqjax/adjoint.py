@@ -63,7 +63,7 @@ class BPTT(Adjoint):
     Attributes:
       chunk: time steps that are worked on at once; the whole series if there are no more. The
         temporary memory of the pre-activations and their adjoints is that of one chunk. None:
-        chosen by the sizes, see `schedule`; √T steps for "chunk_starts".
+        by the sizes, see `seqjax.adjoint.schedule`; √T steps for "chunk_starts".
       store: what each time step keeps for the backward pass, beside its input. None: one of the
         first two, chosen by the sizes.
         With S the size of the state (LSTM 2H, others H), Z that of the pre-activations

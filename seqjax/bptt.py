@@ -23,10 +23,11 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
+from seqjax import _checks
 from seqjax.hoist import hoist
 from seqjax.rows import shifted
 
-__all__ = ["Recurrence", "Steps", "bptt", "cut", "scan_states", "select"]
+__all__ = ["Recurrence", "Steps", "at_step", "bptt", "cut", "pair", "scan_states", "select"]
 
 Tree = Any
 STATES, PREACTIVATIONS = "seqjax.states", "seqjax.preactivations"
@@ -74,13 +75,13 @@ cut.defvjp(lambda value: (value, None), lambda _, cotangent: (None,))
 
 def scan_states(rec: Recurrence, params, state, start, u, steps: Steps, keep_z: bool = False):
     """Runs the recurrence; returns the states [T, …] and the pre-activations (if kept)."""
-    preactivate = hoist(rec.preactivate, params, state, _at(u, 0))
+    preactivate = hoist(rec.preactivate, params, state, at_step(u, 0))
 
     def step(h_tm1, inputs):
         u_t, valid_t, reset_t = inputs
         entering = select(reset_t, start, h_tm1)
         z_t = preactivate(entering, u_t)
-        h_t = rec.activate(z_t, entering)
+        h_t = _checks.tree("the state that activate returns", rec.activate(z_t, entering), entering)
         if valid_t is not None:
             h_t = select(valid_t, h_t, entering)
         return h_t, (h_t, z_t if keep_z else None)
@@ -146,17 +147,18 @@ _conduct.defvjp(lambda value, formed: (value, None), lambda _, cotangent: (None,
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _adjoint(rec, clip, params, state, start, u, z, states, steps):
-    return _at(states, -1), states
+    return at_step(states, -1), states
 
 
-def _at(series, t):
+def at_step(series: Tree, t: int) -> Tree:
+    """One time step of a series."""
     return jax.tree.map(lambda a: a[t], series)
 
 
 def _adjoint_fwd(rec, clip, *operands):
     operands = jax.tree.map(lambda leaf: leaf.value, operands)
     states = operands[5]
-    return (_at(states, -1), states), operands
+    return (at_step(states, -1), states), operands
 
 
 def _adjoint_bwd(rec, clip, operands, cotangents):
@@ -170,11 +172,11 @@ def _adjoint_bwd(rec, clip, operands, cotangents):
         d_h_tm1 = preactivate_vjp(params, h_tm1, u_t, z_t, _complete(z_t, dz_t))
         return None if d_h_tm1 is None else _inexact(d_h_tm1)
 
-    through_preactivation = hoist(link, params, *_at((entering, u, z, _inexact(z)), 0))
+    through_preactivation = hoist(link, params, *at_step((entering, u, z, _inexact(z)), 0))
 
     def local_rule(z_t, h_tm1, h_t):
         def rule(lam):
-            dz_t, d_h_tm1 = activate_vjp(z_t, h_tm1, h_t, _complete(h_t, lam))
+            dz_t, d_h_tm1 = pair(activate_vjp(z_t, h_tm1, h_t, _complete(h_t, lam)))
             return _inexact(dz_t), None if d_h_tm1 is None else _inexact(d_h_tm1)
 
         return jax.linearize(rule, _zeros(_inexact(h_t)))[1]
@@ -225,7 +227,7 @@ def _adjoint_bwd(rec, clip, operands, cotangents):
 
 def _unlinked(pull, lam, local) -> bool:
     """Whether the rules say that no gradient goes from a step to the one before."""
-    return jax.eval_shape(lambda lam, local: pull(lam, *_at(local, 0)), lam, local)[1] is None
+    return jax.eval_shape(lambda lam, local: pull(lam, *at_step(local, 0)), lam, local)[1] is None
 
 
 def _outside(d_last: list, d_states: list, states: list) -> list:
@@ -237,6 +239,14 @@ def _outside(d_last: list, d_states: list, states: list) -> list:
 
 
 _adjoint.defvjp(_adjoint_fwd, _adjoint_bwd, symbolic_zeros=True)
+
+
+def pair(value) -> tuple:
+    """What a rule `activate_vjp` gave back, if it is a pair."""
+    if not isinstance(value, tuple) or len(value) != 2:
+        expected = "a function that returns (dz, dh_prev)"
+        raise TypeError(_checks.mismatch("activate_vjp", expected, _checks.describe(value)))
+    return value
 
 
 def _derived_activate_vjp(activate, z_t, h_tm1, h_t, d_h_t):

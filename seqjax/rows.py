@@ -222,9 +222,9 @@ def _shifted(first, series):
 
 
 def _batch_shift(operands, axes):
-    (size,) = {a.shape[n] for a, n in zip(operands, axes, strict=True) if n is not None}
+    (size, *_) = (a.shape[n] for a, n in zip(operands, axes, strict=True) if n is not None)
     first, series = (
-        jnp.stack([a] * size, place) if axis is None else jnp.moveaxis(a, axis, place)
+        jnp.moveaxis(jnp.broadcast_to(a, (size, *a.shape)) if axis is None else a, axis or 0, place)
         for a, axis, place in zip(operands, axes, (0, 1), strict=True)
     )
     return _shift.bind(first, series), 1

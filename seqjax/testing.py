@@ -9,6 +9,7 @@ import numpy as np
 
 from seqjax import _checks
 from seqjax.adjoint import BPTT, STORES, Autodiff
+from seqjax.bptt import at_step, pair
 from seqjax.cell import Cell
 from seqjax.compose import Bidirectional, Stack
 from seqjax.unroll import Model, unroll
@@ -111,9 +112,10 @@ def _check_rules(cell: Cell, name: str, x: Tree, time: int, rng) -> None:
     u = jax.vmap(cell.project, (None, 0))(params, _normal(x, rng, time))
     z = jax.vmap(cell.preactivate, (None, 0, 0))(params, h_prev, u)
     h = jax.vmap(cell.activate)(z, h_prev)
+    _checks.tree(f"the state that {name}activate returns", at_step(h, 0), at_step(h_prev, 0))
     dh, dz = _cotangent(h, rng), _cotangent(z, rng)
     if cell.activate_vjp is not None:
-        hand = jax.vmap(cell.activate_vjp)(z, h_prev, h, dh)
+        hand = pair(jax.vmap(cell.activate_vjp)(z, h_prev, h, dh))
         auto = jax.vmap(lambda z, h, dh: jax.vjp(cell.activate, z, h)[1](dh))(z, h_prev, dh)
         for result, ours, theirs in zip(("dz", "dh_prev"), hand, auto, strict=True):
             ours = _none_as_zeros(ours, theirs)

@@ -63,7 +63,7 @@ RULES = {
         "_adjoint_fwd",
         "_adjoint_bwd",
         "_entering",
-        "_at",
+        "at_step",
         "_unlinked",
         "_outside",
         "_derived_activate_vjp",
@@ -165,6 +165,7 @@ def alternatives(node: ast.AST):
     elif isinstance(node, ast.Compare):
         swaps = {ast.Lt: ast.LtE, ast.Gt: ast.Lt, ast.Eq: ast.NotEq, ast.Is: ast.IsNot}
         swaps |= {ast.IsNot: ast.Is, ast.NotEq: ast.Eq, ast.GtE: ast.Lt, ast.LtE: ast.Gt}
+        swaps |= {ast.In: ast.NotIn, ast.NotIn: ast.In}
         yield ast.Compare(node.left, [swaps[type(node.ops[0])]()], node.comparators)
     elif isinstance(node, ast.Constant):
         if isinstance(node.value, bool):

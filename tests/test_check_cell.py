@@ -94,3 +94,25 @@ def test_finite_differences_see_what_autodiff_believes():
     message = "finite differences, .*d params: by hand .*, differences .*d xs: by hand"
     with pytest.raises(AssertionError, match=re.compile(message)):
         sj.testing.check_cell(own, jnp.array(0.0))
+
+
+def test_a_rule_that_is_no_pair_and_a_state_of_another_shape_are_named():
+    def no_pair(z, prev, new, d):
+        return LSTM.activate_vjp(z, prev, new, d)[0].i
+
+    message = r"activate_vjp: expected a function that returns \(dz, dh_prev\), got float"
+    with pytest.raises(TypeError, match=message):
+        sj.testing.check_cell(spoilt(activate_vjp=no_pair))
+    cell, xs = spoilt(activate_vjp=no_pair), jnp.ones((5, 3))
+    params = cell.init(jax.random.key(0))
+    with pytest.raises(TypeError, match=message):
+        jax.grad(lambda params: cell.unroll(params, xs)[1].sum())(params)
+
+    def grown(z, prev):
+        h, c = LSTM.activate(z, prev)
+        return sj.LSTMState(jnp.append(h, h), c)
+
+    message = r"the state that activate returns\.h: expected float\d\d\[4\], got float\d\d\[8\]"
+    for call in (sj.testing.check_cell, lambda cell: cell.unroll(params, xs)):
+        with pytest.raises(ValueError, match=message):
+            call(spoilt(activate=grown, activate_vjp=None))

@@ -104,6 +104,7 @@ SHIFTED = {
     "batch behind time": lambda f: lambda h, hs: jax.vmap(f, (0, 1))(h, jnp.swapaxes(hs, 0, 1)),
     "one start": lambda f: lambda h, hs: jax.vmap(f, (None, 0))(h[0], hs),
     "one series": lambda f: lambda h, hs: jax.vmap(f, (0, None))(h, hs[0]),
+    "no series": lambda f: lambda h, hs: jax.vmap(f, (None, 0))(h[0], hs[:0]),
     "nested": lambda f: lambda h, hs: jax.vmap(jax.vmap(f))(h[None], hs[None]),
     "gradient": lambda f: jax.grad(lambda *at: jnp.sum(jnp.sin(jax.vmap(f)(*at))), (0, 1)),
     "hessian": lambda f: jax.hessian(lambda *at: jnp.sum(jnp.sin(jax.vmap(f)(*at))), (0, 1)),
