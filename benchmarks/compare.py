@@ -14,7 +14,6 @@ The gradient is that of a weighted sum of all outputs, to weights, inputs and in
 
 import argparse
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ import numpy as np
 
 from benchmarks import networks, peers
 from benchmarks.machine import device, slug
+from benchmarks.report import draw, summary, table
 
 RESULTS = Path(__file__).resolve().parent / "results"
 GRID = [  # T, B, I = H
@@ -152,85 +152,6 @@ def matmul_peak() -> float:
     return round(2 * 2048**3 / ms / 1e6, 1)
 
 
-def geometric_mean(ratios) -> float:
-    ratios = list(ratios)
-    return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else math.nan
-
-
-def summary(rows: list) -> tuple[dict, dict]:
-    """Geometric means and worst cases: of the times of others over ours, and of all else."""
-    found, beside = {}, {}
-    layers = [r for r in rows if r["network"] == "one layer"]
-    for what in ("forward", "gradient"):
-        for kind in peers.GATES:
-            of = [r for r in layers if r["what"] == what and r["cell"] == kind]
-            if of:
-                found[f"{what}, {kind}"] = {
-                    f"{name}, {how}": round(f(r[name] for r in of), 2)
-                    for name in RATIOS
-                    for how, f in (("mean", geometric_mean), ("worst", min))
-                }
-                native = (r["ms"]["natively batched"] / r["ms"]["seqjax"] for r in of)
-                compiling = (r["compile_s"]["seqjax"] / r["compile_s"]["plain scan"] for r in of)
-                memory = [r["temp_mb"]["seqjax"] / r["least_temp_mb_of_peers"] for r in of]
-                beside[f"{what}, {kind}"] = {
-                    "natively batched/seqjax, mean": round(geometric_mean(native), 2),
-                    "compilation, seqjax/plain scan, mean": round(geometric_mean(compiling), 2),
-                    "temporary memory, seqjax/leanest peer, mean": round(geometric_mean(memory), 2),
-                    "temporary memory, seqjax/leanest peer, worst": round(max(memory), 2),
-                }
-        of_all = {"all": layers} | {
-            network: [r for r in rows if r["network"] == network]
-            for network in networks.NETWORKS[1:]
-        }
-        for name, of in of_all.items():
-            of = [r for r in of if r["what"] == what]
-            if of:
-                found[f"{what}, {name}"] = {
-                    f"{ratio}, mean": round(geometric_mean(r[ratio] for r in of), 2)
-                    for ratio in RATIOS
-                }
-    return found, beside
-
-
-RATIOS = ("best_jax_peer/seqjax", "torch/seqjax")
-
-
-SHORT = {"one layer": "", "ragged": ["ragged"], "two layers": ["× 2"], "two directions": ["⇄"]}
-
-
-def draw(path: Path, report: dict):
-    from matplotlib.figure import Figure
-
-    rows = [r for r in report["rows"] if r["what"] == "gradient"]
-    forward = [r for r in report["rows"] if r["what"] == "forward"]
-    figure = Figure(figsize=(15, 7.5), layout="constrained")
-    figure.suptitle(f"Time relative to seqjax (above 1: seqjax is faster)\n{report['device']}")
-    colours = {"best JAX peer": "#2171b5", "PyTorch": "#d94801"}
-    for axes, what, of in zip(
-        figure.subplots(2, 1, sharex=True),
-        ("forward + backward", "forward alone"),
-        (rows, forward),
-        strict=True,
-    ):
-        labels = ["\n".join(map(str, (r["cell"], *r["shape"], *SHORT[r["network"]]))) for r in of]
-        for offset, (name, key) in enumerate(
-            {"best JAX peer": "best_jax_peer/seqjax", "PyTorch": "torch/seqjax"}.items()
-        ):
-            values = [r[key] for r in of]
-            places = np.arange(len(of)) + 0.38 * (offset - 0.5)
-            axes.bar(places, np.array(values) - 1, 0.36, 1, color=colours[name], label=name)
-            for x, value in zip(places, values, strict=True):
-                axes.text(x, max(value, 1) * 1.04, f"{value:.1f}", ha="center", fontsize=6)
-        axes.set(yscale="log", ylabel="ratio of times", title=what)
-        axes.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
-        axes.set_xticks(range(len(of)), labels, fontsize=7)
-        axes.axhline(1, color="black", linewidth=1)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="upper right")
-    figure.savefig(path, dpi=140)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", nargs="+", choices=peers.GATES, default=list(peers.GATES))
@@ -274,8 +195,8 @@ def main():
     for row in report["rows"]:
         row["fraction_of_matmul_peak"] = round(row["gflops"] / peak, 3)
     report["rows"].sort(key=lambda r: ([*peers.GATES].index(r["cell"]), grid.index(place(r))))
-    report["summary"], report["beside"] = summary(report["rows"])
-    print(json.dumps([report["summary"], report["beside"]], indent=1))
+    report["summary"] = summary(report["rows"])
+    print(table(report))
     if not options.dry:
         path.write_text(json.dumps(report, indent=1) + "\n")
         draw(RESULTS / f"compare_{slug()}.png", report)

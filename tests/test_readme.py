@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from benchmarks.report import summary, table
+
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
@@ -71,16 +73,23 @@ def test_the_lines_of_the_notes_are_about_the_system(system):
     assert WORDS[system] in text
 
 
-def test_the_speeds_are_those_of_the_committed_results():
+def test_the_table_of_speeds_is_that_of_the_committed_results():
     (results,) = (ROOT / "benchmarks" / "results").glob("compare_*epyc*.json")
-    summary = json.loads(results.read_text())["summary"]
-    rows = re.findall(
-        r"^\| `?(?:sj\.)?(\w+)`?, forward (alone|\+ backward) \|(.*)\|$", README, re.M
-    )
-    assert len(rows) == len(summary) == 8
-    for cell, what, figures in rows:
-        found = summary[f"{'forward' if what == 'alone' else 'gradient'}, {cell}"]
-        assert [float(f) for f in figures.split("|") if f.strip()] == list(found.values())
+    report = json.loads(results.read_text())
+    assert table(report) in README
+    assert report["summary"] == summary(report["rows"])
+
+
+def test_the_table_of_stores_is_that_of_the_committed_results():
+    (results,) = (ROOT / "benchmarks" / "results").glob("memory_*epyc*.json")
+    found = json.loads(results.read_text())["long"]
+    rows = re.findall(r"\| (\d+) MB \| ([\d.]+) s \|$", README, re.M)
+    measured = {
+        (f"{megabytes:.0f}", f"{found['ms'][name] / 1e3:.2f}")
+        for name, megabytes in found["temp_mb"].items()
+    }
+    assert len(rows) == 5
+    assert set(rows) <= measured
 
 
 def test_ci_calls_the_readmes_test_command():
