@@ -5,6 +5,7 @@ and dtypes must fit exactly, since nothing is broadcast or cast behind the calle
 """
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -130,7 +131,8 @@ def tree(name: str, value: Tree, spec: Tree) -> Tree:
     """A pytree with the structure, shapes and dtypes of `spec`; names the leaf that is off."""
     structure: Any = jax.tree.structure(value)
     if structure != jax.tree.structure(spec):
-        raise ValueError(mismatch(name, f"the structure {_outline(spec)}", _outline(value)))
+        expected, got = _outlines(spec, value)
+        raise ValueError(mismatch(name, f"the structure {expected}", got))
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf, want: array(
             name + jax.tree_util.keystr(path), leaf, want.shape, want.dtype
@@ -140,12 +142,27 @@ def tree(name: str, value: Tree, spec: Tree) -> Tree:
     )
 
 
-def _outline(value: Tree) -> str:
-    leaves = [
+def _leaves(value: Tree) -> list[str]:
+    return [
         f"{jax.tree_util.keystr(path) or 'one array'}: {describe(leaf)}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(value)
     ]
-    return "{" + ", ".join(leaves) + "}" if leaves else f"an empty {type(value).__name__}"
+
+
+def _outline(value: Tree, known: Collection[str] = ()) -> str:
+    """The leaves of a pytree; a "…" for those that are known."""
+    leaves = _leaves(value)
+    told = [leaf for leaf in leaves if leaf not in known]
+    told += ["…"] if len(told) < len(leaves) else []
+    return "{" + ", ".join(told) + "}" if leaves else f"an empty {type(value).__name__}"
+
+
+def _outlines(spec: Tree, value: Tree) -> tuple[str, str]:
+    """Two pytrees of different structure, without the leaves that they share."""
+    wanted, found = set(_leaves(spec)), set(_leaves(value))
+    if wanted == found:  # in other containers
+        return str(jax.tree.structure(spec)), str(jax.tree.structure(value))
+    return _outline(spec, found), _outline(value, wanted)
 
 
 def series(name: str, value: Tree, spec: Any) -> tuple[Tree, int]:

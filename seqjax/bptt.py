@@ -10,6 +10,10 @@ and hands δ to the stacked pre-activations as their cotangent. These are formed
 known states by one parallel matmul, so JAX's transpose of it pools the weight gradients
 over time (and over a vmapped batch) in one contraction: no parameter gradient is carried
 by the loop, and none is held per example.
+
+Two loops run over time: `scan_states`, from the projected inputs to states and pre-activations,
+and the scan in `_adjoint_bwd`, from ∂DIV/∂h to δ. All else is parallel over the steps of a chunk.
+A fused kernel for an accelerator would take the place of these two, and of nothing else.
 """
 
 from collections.abc import Callable

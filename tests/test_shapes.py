@@ -199,7 +199,13 @@ ERRORS = [
     (
         lambda: unroll(params={"kernel": params["kernel"]}),
         ValueError,
-        r"params: expected the structure .*'recurrent_kernel'.* got",
+        r"params: expected the structure {\['bias'\]: \w+\[16\], "
+        r"\['recurrent_kernel'\]: \w+\[4, 16\], …}, got {…}",
+    ),
+    (
+        lambda: unroll(sj.stack(lstm), [params]),
+        ValueError,
+        r"params: expected the structure PyTreeDef\(\(.*\), got PyTreeDef\(\[",
     ),
     (
         lambda: unroll(params=params | {"bias": params["bias"][:3]}),
