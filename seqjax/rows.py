@@ -171,7 +171,7 @@ def _add(bias, y):
 
 def _batch_add(operands, axes):
     (bias, y), (bias_axis, y_axis) = operands, axes
-    if y_axis is None or bias_axis is not None:
+    if bias_axis is not None:
         return jax.vmap(_add, in_axes=axes)(bias, y), 0
     axis = _beside_rows(y)
     return _rows_add.bind(bias, jnp.moveaxis(y, y_axis, axis)), axis

@@ -95,6 +95,7 @@ SHORT_CUT = "a scan of one piece, or of none and the rest, is what the short cut
 DENSER = "the kernel then has more zeros between its delays, and the same sum"
 SAME_ZEROS = "zeros_like alone reads it: h and c have one shape and dtype"
 # Mutants that compute the same thing, by "rule: mutation", and why no test can notice them.
+UNASKED = "JAX drops the cotangent of an operand that is not being transposed"
 EQUIVALENT: dict[str, str] = {
     "activate_vjp: prev.h -> prev.c": SAME_ZEROS,
     "preactivate_vjp: prev.c -> prev.h": SAME_ZEROS,
@@ -113,6 +114,12 @@ EQUIVALENT: dict[str, str] = {
     "_convolve: delay - first -> delay": DENSER,
     "_convolve: delay - first -> first - delay": "a divisor has no sign",
     "_convolve: 1 -> 2": "of a single delay: there is no gap to fill",
+    "_transpose_add: _rows_sum.bind(cotangent) if ad.is_undefined_primal(bias) else None"
+    " -> _rows_sum.bind(cotangent)": UNASKED,
+    "_transpose_add: cotangent if ad.is_undefined_primal(y) else None -> cotangent": UNASKED,
+    "_sum: cotangent.dtype.itemsize < 4 -> cotangent.dtype.itemsize <= 4": (
+        "float32 is summed in float32 either way"
+    ),
     "_in_pieces: if whole == 0 or steps == size -> if False": SHORT_CUT,
     "_in_pieces: whole == 0 or steps == size -> whole == 0": SHORT_CUT,
     "_in_pieces: whole == 0 or steps == size -> steps == size": SHORT_CUT,
