@@ -94,8 +94,8 @@ QUICK = {
 SHORT_CUT = "a scan of one piece, or of none and the rest, is what the short cut leaves out"
 DENSER = "the kernel then has more zeros between its delays, and the same sum"
 SAME_ZEROS = "zeros_like alone reads it: h and c have one shape and dtype"
-# Mutants that compute the same thing, by "rule: mutation", and why no test can notice them.
 UNASKED = "JAX drops the cotangent of an operand that is not being transposed"
+# Mutants that compute the same thing, by "rule: mutation", and why no test can notice them.
 EQUIVALENT: dict[str, str] = {
     "activate_vjp: prev.h -> prev.c": SAME_ZEROS,
     "preactivate_vjp: prev.c -> prev.h": SAME_ZEROS,

@@ -7,6 +7,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from cases import scans
 
 import seqjax as sj
 
@@ -102,17 +103,6 @@ def test_no_weight_gradient_per_example(name, time, batch, size):
     examples = jax.vmap(jax.grad(of_one(cell, sj.BPTT()), (0, 1, 2)), (None, 0, 0))
     asked_for = compiled(examples, at)
     assert (batch, size, columns) in holds_weights_per(batch, size, columns, asked_for)
-
-
-def scans(jaxpr):
-    """Every scan of a jaxpr, those in its sub-programs too."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "scan":
-            yield equation
-        for value in jax.tree.leaves(tuple(equation.params.values())):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from scans(inner)
 
 
 def carried(function, at):
