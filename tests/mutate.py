@@ -94,6 +94,7 @@ QUICK = {
 SHORT_CUT = "a scan of one piece, or of none and the rest, is what the short cut leaves out"
 DENSER = "the kernel then has more zeros between its delays, and the same sum"
 SAME_ZEROS = "zeros_like alone reads it: h and c have one shape and dtype"
+EXAMPLE = "of the step that serves as an example only the shapes and dtypes are read"
 UNASKED = "JAX drops the cotangent of an operand that is not being transposed"
 # Mutants that compute the same thing, by "rule: mutation", and why no test can notice them.
 EQUIVALENT: dict[str, str] = {
@@ -104,6 +105,10 @@ EQUIVALENT: dict[str, str] = {
     "_adjoint_bwd: _zeros(_inexact(h_t)) -> _inexact(h_t)": (
         "a rule is linear in its cotangent: its linearisation is the same at any point"
     ),
+    "_adjoint_bwd: 0 -> 1": EXAMPLE,
+    "_adjoint_bwd: 0 -> 2": EXAMPLE,
+    "_unlinked: 0 -> 1": EXAMPLE,
+    "_unlinked: 0 -> 2": EXAMPLE,
     "_adjoint_bwd: jnp.clip(a, -clip, clip) -> jnp.clip(-clip, a, clip)": (
         "min(max(a, -clip), clip) both times"
     ),

@@ -241,6 +241,31 @@ def test_without_a_loop_back(name, part):
     assert relative_error(ours, theirs) <= 1e-10
 
 
+def test_pre_activations_that_do_not_read_the_state():
+    """A quasi-recurrent cell (Bradbury et al. 2017): of the two rules one has no link."""
+
+    def activate(z, h):
+        f = jax.nn.sigmoid(z[:H])
+        return f * h + (1 - f) * jnp.tanh(z[H:])
+
+    def activate_vjp(z, h, new, d):
+        f, candidate = jax.nn.sigmoid(z[:H]), jnp.tanh(z[H:])
+        to_z = (d * ((h - candidate) * (f * (1 - f))), d * ((1 - f) * (1 - candidate**2)))
+        return jnp.concatenate(to_z), d * f
+
+    cell = sj.Cell(
+        init=lambda key: jax.random.normal(key, (I, 2 * H)),
+        initial_state=lambda kernel: jnp.zeros(H),
+        project=lambda kernel, x: sj.matmul(x, kernel),
+        preactivate=lambda kernel, h, u: u,
+        preactivate_vjp=lambda kernel, h, u, z, dz: None,
+        activate=activate,
+        activate_vjp=activate_vjp,
+        input=jax.ShapeDtypeStruct((I,), jnp.float64),
+    )
+    sj.testing.check_cell(cell)
+
+
 @pytest.mark.parametrize("part", [0, 1], ids=["final state", "outputs"])
 def test_cotangent_of_one_result_alone(part):
     """What the divergence does not read has no cotangent at all, not one of zeros."""
