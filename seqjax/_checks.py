@@ -13,12 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 Tree = Any
+BATCHED = "; for a batch, use jax.vmap"
 
 
 def describe(value: Any) -> str:
     """`float32[3, 4]` for anything with a shape and a dtype, the type's name otherwise."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{dtype_name(value.dtype)}[{', '.join(map(str, value.shape))}]"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     return f"{type(value).__name__} {value!r}" if _is_scalar(value) else type(value).__name__
 
 
@@ -115,11 +118,15 @@ def array(name: str, value: Any, shape: tuple, dtype: Any) -> Any:
     """An array of exactly this shape and dtype; a size given as a string is free."""
     value = as_array(name, value)
     expected = f"{dtype_name(dtype)}[{', '.join(map(str, shape))}]"
-    fits = value.ndim == len(shape) and all(
-        isinstance(want, str) or want == got for want, got in zip(shape, value.shape, strict=True)
-    )
-    if not fits:
-        raise ValueError(mismatch(name, expected, describe(value)))
+
+    def fits(given):
+        return len(given) == len(shape) and all(
+            isinstance(want, str) or want == got for want, got in zip(shape, given, strict=True)
+        )
+
+    if not fits(value.shape):
+        batched = BATCHED if value.ndim and fits(value.shape[1:]) else ""
+        raise ValueError(mismatch(name, expected, describe(value) + batched))
     if value.dtype != dtype:
         raise TypeError(
             mismatch(name, expected, f"{describe(value)}; seqjax casts nothing: use .astype")
@@ -186,12 +193,11 @@ def series(name: str, value: Tree, spec: Any) -> tuple[Tree, int]:
 
 def length(value: Any, steps: int) -> jax.Array:
     """A whole-number scalar; its range is checked where it is known."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        value = as_array("length", value)
-        if value.ndim or not jnp.issubdtype(value.dtype, jnp.integer):
-            raise (ValueError if value.ndim else TypeError)(
-                mismatch("length", "a whole-number scalar", describe(value))
-            )
+    kinds = (int, jax.Array, np.ndarray, np.generic)
+    if not isinstance(value, kinds) or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
+        raise TypeError(mismatch("length", "a whole-number scalar", describe(value)))
+    if jnp.ndim(value):
+        raise ValueError(mismatch("length", "a whole-number scalar", describe(value) + BATCHED))
     if not isinstance(value, jax.core.Tracer) and not 0 <= int(value) <= steps:
         raise ValueError(mismatch("length", f"a number of steps in [0, {steps}]", int(value)))
     return jnp.asarray(value)
