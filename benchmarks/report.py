@@ -26,19 +26,17 @@ def geometric_mean(ratios: list[float]) -> float:
 
 def summary(rows: list[dict]) -> dict[str, dict]:
     """Of the rows of each cell, of all cells and of each other network: geometric mean, worst."""
-    layers = [row for row in rows if row["network"] == "one layer"]
+    networks = {name: [row for row in rows if row["network"] == name] for name in SHORT}
+    layers = networks.pop("one layer")
+    cells = ("rnn", "gru", "lstm")
+    groups = {f"sj.{cell}": [row for row in layers if row["cell"] == cell] for cell in cells}
+    groups |= {"all": layers} | networks
     found = {}
-    for what in WHAT:
-        groups = {f"sj.{cell}": layers for cell in ("rnn", "gru", "lstm")} | {"all": layers}
-        groups |= {name: rows for name in SHORT if name != "one layer"}
+    for what, title in WHAT.items():
         for name, group in groups.items():
             of = [row for row in group if row["what"] == what]
-            if name.startswith("sj."):
-                of = [row for row in of if f"sj.{row['cell']}" == name]
-            elif name != "all":
-                of = [row for row in of if row["network"] == name]
             if of:
-                found[f"{name}, {WHAT[what]}"] = columns(of)
+                found[f"{name}, {title}"] = columns(of)
     return found
 
 

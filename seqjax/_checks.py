@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Tree = Any
+ARRAYS = (jax.Array, np.ndarray, np.generic)
 BATCHED = "; for a batch, use jax.vmap"
 
 
@@ -107,7 +108,7 @@ def float_dtype(name: str, value: Any, default: Any = None) -> np.dtype:
 
 def as_array(name: str, value: Any) -> Any:
     """An array as JAX holds it; Python numbers and lists have no dtype to check."""
-    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+    if isinstance(value, ARRAYS):
         return jnp.asarray(value)
     if isinstance(value, jax.ShapeDtypeStruct):  # what jax.eval_shape knows of an array
         return value
@@ -125,7 +126,7 @@ def array(name: str, value: Any, shape: tuple, dtype: Any) -> Any:
         )
 
     if not fits(value.shape):
-        batched = BATCHED if value.ndim and fits(value.shape[1:]) else ""
+        batched = BATCHED if fits(value.shape[1:]) else ""
         raise ValueError(mismatch(name, expected, describe(value) + batched))
     if value.dtype != dtype:
         raise TypeError(
@@ -193,8 +194,8 @@ def series(name: str, value: Tree, spec: Any) -> tuple[Tree, int]:
 
 def length(value: Any, steps: int) -> jax.Array:
     """A whole-number scalar; its range is checked where it is known."""
-    kinds = (int, jax.Array, np.ndarray, np.generic)
-    if not isinstance(value, kinds) or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
+    known = isinstance(value, (int, *ARRAYS))
+    if not known or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
         raise TypeError(mismatch("length", "a whole-number scalar", describe(value)))
     if jnp.ndim(value):
         raise ValueError(mismatch("length", "a whole-number scalar", describe(value) + BATCHED))
