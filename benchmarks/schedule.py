@@ -1,4 +1,4 @@
-"""Where the rule of `seqjax.adjoint.schedule` comes from: the gradient by chunk and by store.
+"""The gradient by chunk and by store: where `seqjax.engine.adjoint.schedule` comes from.
 
     python -m benchmarks.schedule      # writes benchmarks/results/schedule_<device>.json
 

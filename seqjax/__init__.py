@@ -1,23 +1,23 @@
 """seqjax: functional sequence modelling in JAX, with gradients through time by hand."""
 
 from seqjax import testing, train
-from seqjax.adjoint import BPTT, Adjoint, Autodiff
-from seqjax.cell import Cell
-from seqjax.cells.dense import dense
-from seqjax.cells.elman import elman
-from seqjax.cells.gru import gru
-from seqjax.cells.jordan import JordanState, jordan
-from seqjax.cells.lstm import LSTMState, lstm
-from seqjax.cells.memory import MemoryState, memory
-from seqjax.cells.own import cell
-from seqjax.cells.rnn import rnn
 from seqjax.compose import bidirectional, stack
-from seqjax.generate import generate, sample
-from seqjax.narx import NARXState, narx
-from seqjax.rows import matmul
-from seqjax.tdnn import tdnn
-from seqjax.teacher_force import teacher_force, warm_start
-from seqjax.unroll import Model, unroll
+from seqjax.decoding import generate, sample
+from seqjax.engine.adjoint import BPTT, Adjoint, Autodiff
+from seqjax.engine.unroll import Model, unroll
+from seqjax.models.cell import Cell
+from seqjax.models.dense import dense
+from seqjax.models.elman import elman
+from seqjax.models.from_step import cell
+from seqjax.models.gru import gru
+from seqjax.models.jordan import JordanState, jordan
+from seqjax.models.lstm import LSTMState, lstm
+from seqjax.models.memory import MemoryState, memory
+from seqjax.models.narx import NARXState, narx
+from seqjax.models.narx_open_loop import teacher_force, warm_start
+from seqjax.models.rnn import rnn
+from seqjax.models.tdnn import tdnn
+from seqjax.ops.rows import matmul
 
 __all__ = [
     "BPTT",

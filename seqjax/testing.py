@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import _checks
-from seqjax.adjoint import BPTT, STORES, Autodiff
-from seqjax.bptt import at_step, pair
-from seqjax.cell import Cell
 from seqjax.compose import Bidirectional, Stack
-from seqjax.unroll import Model, unroll
+from seqjax.engine.adjoint import BPTT, STORES, Autodiff
+from seqjax.engine.bptt import at_step, pair
+from seqjax.engine.unroll import Model, unroll
+from seqjax.models.cell import Cell
 
 __all__ = ["check_cell"]
 

@@ -31,20 +31,20 @@ QUICK_LIMIT, WHOLE_LIMIT = 300, 3600  # seconds
 
 # What is mutated: functions, inner ones included, and module-level statements (`x.defvjp(...)`).
 RULES = {
-    "seqjax/cells/rnn.py": ["tanh_vjp", "relu_vjp", "other_vjp", "preactivate_vjp"],
-    "seqjax/cells/lstm.py": ["activate_vjp", "preactivate_vjp"],
-    "seqjax/cells/gru.py": [
+    "seqjax/models/rnn.py": ["tanh_vjp", "relu_vjp", "other_vjp", "preactivate_vjp"],
+    "seqjax/models/lstm.py": ["activate_vjp", "preactivate_vjp"],
+    "seqjax/models/gru.py": [
         "activate_after_vjp",
         "preactivate_after_vjp",
         "activate_before_vjp",
         "preactivate_before_vjp",
     ],
-    "seqjax/cells/_feedback.py": ["layers_vjp"],
-    "seqjax/cells/jordan.py": ["activate_vjp"],
-    "seqjax/narx.py": ["activate_vjp", "preactivate_vjp"],
-    "seqjax/delays.py": ["_convolve", "_since", "read_series"],
+    "seqjax/models/_feedback.py": ["layers_vjp"],
+    "seqjax/models/jordan.py": ["activate_vjp"],
+    "seqjax/models/narx.py": ["activate_vjp", "preactivate_vjp"],
+    "seqjax/models/_delay_line.py": ["_convolve", "_since", "read_series"],
     "seqjax/compose.py": ["_resets_of_backward"],
-    "seqjax/rows.py": [
+    "seqjax/ops/rows.py": [
         "_kernel_cotangent",
         "_rows_cotangent",
         "ad.defbilinear",
@@ -57,8 +57,8 @@ RULES = {
         "_batch_add",
         "_batch_shift",
     ],
-    "seqjax/hoist.py": ["hoist"],
-    "seqjax/bptt.py": [
+    "seqjax/ops/hoist.py": ["hoist"],
+    "seqjax/engine/bptt.py": [
         "bptt",
         "_adjoint_fwd",
         "_adjoint_bwd",
@@ -74,22 +74,22 @@ RULES = {
         "_run.defvjp",
         "_conduct.defvjp",
     ],
-    "seqjax/adjoint.py": ["truncated", "recur", "first", "_in_pieces"],
+    "seqjax/engine/adjoint.py": ["truncated", "recur", "first", "_in_pieces"],
 }
 # Which tests of test_rules.py, or which other file of tests, are tried first.
 QUICK = {
-    "seqjax/cells/rnn.py": "its_function and (rnn or elu)",
-    "seqjax/cells/lstm.py": "its_function and lstm",
-    "seqjax/cells/gru.py": "its_function and (after or before)",
-    "seqjax/cells/_feedback.py": "its_function and (jordan or narx)",
-    "seqjax/cells/jordan.py": "its_function and jordan",
-    "seqjax/narx.py": "its_function and narx",
-    "seqjax/delays.py": "tests/test_tdnn.py",
+    "seqjax/models/rnn.py": "its_function and (rnn or elu)",
+    "seqjax/models/lstm.py": "its_function and lstm",
+    "seqjax/models/gru.py": "its_function and (after or before)",
+    "seqjax/models/_feedback.py": "its_function and (jordan or narx)",
+    "seqjax/models/jordan.py": "its_function and jordan",
+    "seqjax/models/narx.py": "its_function and narx",
+    "seqjax/models/_delay_line.py": "tests/test_tdnn.py",
     "seqjax/compose.py": "tests/test_bidirectional.py",
-    "seqjax/rows.py": "tests/test_rows.py",
-    "seqjax/hoist.py": "tests/test_hoist.py",
-    "seqjax/bptt.py": "not its_function and not matmul",
-    "seqjax/adjoint.py": "recursion or alone or kept or truncated",
+    "seqjax/ops/rows.py": "tests/test_rows.py",
+    "seqjax/ops/hoist.py": "tests/test_hoist.py",
+    "seqjax/engine/bptt.py": "not its_function and not matmul",
+    "seqjax/engine/adjoint.py": "recursion or alone or kept or truncated",
 }
 SHORT_CUT = "a scan of one piece, or of none and the rest, is what the short cut leaves out"
 DENSER = "the kernel then has more zeros between its delays, and the same sum"

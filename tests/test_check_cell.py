@@ -9,7 +9,7 @@ import pytest
 from cases import every_model
 
 import seqjax as sj
-from seqjax.cells.lstm import Gates
+from seqjax.models.lstm import Gates
 
 
 @every_model

@@ -7,7 +7,7 @@ import pytest
 from cases import scans
 
 import seqjax as sj
-from seqjax.hoist import hoist
+from seqjax.ops.hoist import hoist
 
 
 def cell_with(of_kernel):

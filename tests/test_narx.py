@@ -7,7 +7,7 @@ import pytest
 from cases import floats, normal, problem, relative_error, weighted
 
 import seqjax as sj
-from seqjax.teacher_force import OpenLoop
+from seqjax.models.narx_open_loop import OpenLoop
 
 T = 9
 MODEL = sj.narx(3, 5, 2, input_delays=(0, 2), output_delays=(1, 3), dtype=jnp.float64)

@@ -7,7 +7,7 @@ import pytest
 from cases import relative_error
 
 import seqjax as sj
-from seqjax.rows import shifted
+from seqjax.ops.rows import shifted
 
 DRAW = np.random.default_rng(0)
 X, KERNEL, BIAS = (jnp.asarray(DRAW.standard_normal(s)) for s in ((4, 6, 5), (5, 7), (7,)))

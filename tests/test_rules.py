@@ -15,7 +15,7 @@ from cases import clipper, floats, normal, relative_error
 from jax import lax
 
 import seqjax as sj
-from seqjax.bptt import cut
+from seqjax.engine.bptt import cut
 
 I, H, T = 2, 3, 7  # noqa: E741
 

@@ -7,7 +7,7 @@ from cases import every_model, gradient, problem, relative_error
 from jax import export
 
 import seqjax as sj
-from seqjax.adjoint import batch_size, schedule
+from seqjax.engine.adjoint import batch_size, schedule
 
 I = 3  # noqa: E741
 
@@ -133,7 +133,7 @@ def test_symbolic_sizes_have_no_chunks():
 @every_model
 def test_its_choice_is_right_over_several_chunks(case, monkeypatch):
     """With chunks of 3 steps, as a model a thousand times as large would have."""
-    monkeypatch.setattr("seqjax.adjoint.schedule", lambda *sizes: (3, "preactivations"))
+    monkeypatch.setattr("seqjax.engine.adjoint.schedule", lambda *sizes: (3, "preactivations"))
     at = problem(case.model, 8)
     ours, theirs = (gradient(case.model, adjoint=a)(*at) for a in (sj.BPTT(), sj.Autodiff()))
     assert relative_error(ours, theirs) <= 1e-10

@@ -7,7 +7,7 @@ import jax
 from jax import export
 
 from seqjax import _checks
-from seqjax.cell import Cell, bind
+from seqjax.models.cell import Cell, bind
 
 __all__ = ["MemoryState", "memory"]
 

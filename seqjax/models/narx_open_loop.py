@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax.cell import cast
-from seqjax.cells.own import OwnCell
-from seqjax.delays import read_series
-from seqjax.narx import NARX, NARXState
-from seqjax.unroll import Model, check_params, check_state, unroll
+from seqjax.engine.unroll import Model, check_params, check_state, unroll
+from seqjax.models._delay_line import read_series
+from seqjax.models.cell import cast
+from seqjax.models.from_step import OwnCell
+from seqjax.models.narx import NARX, NARXState
 
 __all__ = ["teacher_force", "warm_start"]
 

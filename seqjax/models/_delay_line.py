@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqjax import _checks
-from seqjax.bptt import Steps
-from seqjax.rows import matmul
+from seqjax.engine.bptt import Steps
+from seqjax.ops.rows import matmul
 
 __all__ = ["check_delays", "read_line", "read_series"]
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import export, lax
 
 from seqjax import _checks
-from seqjax.cell import Cell, bind
-from seqjax.cells import _feedback
-from seqjax.cells.rnn import project
-from seqjax.rows import matmul
+from seqjax.models import _feedback
+from seqjax.models.cell import Cell, bind
+from seqjax.models.rnn import project
+from seqjax.ops.rows import matmul
 
 __all__ = ["JordanState", "jordan"]
 

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jax import export
 
 from seqjax import _checks
-from seqjax.cell import cast
-from seqjax.cells import _feedback
-from seqjax.cells._feedback import Layers
-from seqjax.delays import check_delays, read_line, read_series
-from seqjax.rows import matmul
-from seqjax.unroll import Model, check_params, check_state
+from seqjax.engine.unroll import Model, check_params, check_state
+from seqjax.models import _feedback
+from seqjax.models._delay_line import check_delays, read_line, read_series
+from seqjax.models._feedback import Layers
+from seqjax.models.cell import cast
+from seqjax.ops.rows import matmul
 
 __all__ = ["NARXState", "narx"]
 

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax.adjoint import size_in_bytes
-from seqjax.bptt import Steps
-from seqjax.cell import in_dtype
-from seqjax.unroll import Model, NoInitialState
+from seqjax.engine.adjoint import size_in_bytes
+from seqjax.engine.bptt import Steps
+from seqjax.engine.unroll import Model, NoInitialState
+from seqjax.models.cell import in_dtype
 
 __all__ = ["cell"]
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax.adjoint import size_in_bytes
-from seqjax.unroll import Model, check_params, check_state
+from seqjax.engine.adjoint import size_in_bytes
+from seqjax.engine.unroll import Model, check_params, check_state
 
 __all__ = ["Cell", "bind"]
 

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqjax import _checks
-from seqjax.cell import Cell, bind
-from seqjax.cells._recurrent import recurrent_cell, zero_vector
-from seqjax.cells.rnn import activate, activation_rule, project
-from seqjax.rows import matmul
+from seqjax.models._recurrent import recurrent_cell, zero_vector
+from seqjax.models.cell import Cell, bind
+from seqjax.models.rnn import activate, activation_rule, project
+from seqjax.ops.rows import matmul
 
 __all__ = ["elman"]
 

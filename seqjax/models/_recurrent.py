@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax.cell import Cell, bind, cast
+from seqjax.models.cell import Cell, bind, cast
 
 
 def recurrent_cell(

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax.cell import cast
-from seqjax.delays import check_delays, read_line, read_series
-from seqjax.unroll import Model, check_params, check_state
+from seqjax.engine.unroll import Model, check_params, check_state
+from seqjax.models._delay_line import check_delays, read_line, read_series
+from seqjax.models.cell import cast
 
 __all__ = ["tdnn"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from seqjax import _checks
-from seqjax.unroll import Model, output, unroll
+from seqjax.engine.unroll import Model, output, unroll
 
 __all__ = ["generate", "sample"]
 

@@ -8,9 +8,9 @@ from jax import export
 from jax.nn import sigmoid
 
 from seqjax import _checks
-from seqjax.cell import Cell, bind
-from seqjax.cells._recurrent import recurrent_cell
-from seqjax.rows import matmul
+from seqjax.models._recurrent import recurrent_cell
+from seqjax.models.cell import Cell, bind
+from seqjax.ops.rows import matmul
 
 __all__ = ["LSTMState", "lstm"]
 

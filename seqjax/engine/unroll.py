@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax.adjoint import BPTT, Adjoint, batch_size, length_of, size_in_bytes
-from seqjax.bptt import Steps, select
+from seqjax.engine.adjoint import BPTT, Adjoint, batch_size, length_of, size_in_bytes
+from seqjax.engine.bptt import Steps, select
 
 __all__ = ["Model", "unroll"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 
 from seqjax import _checks
-from seqjax.cell import cast
-from seqjax.rows import matmul
-from seqjax.unroll import Model, check_params, check_state
+from seqjax.engine.unroll import Model, check_params, check_state
+from seqjax.models.cell import cast
+from seqjax.ops.rows import matmul
 
 __all__ = ["dense"]
 

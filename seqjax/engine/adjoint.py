@@ -12,7 +12,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqjax import _checks
-from seqjax.bptt import PREACTIVATIONS, STATES, Recurrence, Steps, bptt, cut, scan_states, select
+from seqjax.engine.bptt import (
+    PREACTIVATIONS,
+    STATES,
+    Recurrence,
+    Steps,
+    bptt,
+    cut,
+    scan_states,
+    select,
+)
 
 __all__ = ["BPTT", "Adjoint", "Autodiff"]
 
@@ -63,7 +72,7 @@ class BPTT(Adjoint):
     Attributes:
       chunk: time steps that are worked on at once; the whole series if there are no more. The
         temporary memory of the pre-activations and their adjoints is that of one chunk. None:
-        by the sizes, see `seqjax.adjoint.schedule`; √T steps for "chunk_starts".
+        by the sizes, see `seqjax.engine.adjoint.schedule`; √T steps for "chunk_starts".
       store: what each time step keeps for the backward pass, beside its input. None: one of the
         first two, chosen by the sizes.
         With S the size of the state (LSTM 2H, others H), Z that of the pre-activations

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 
-from seqjax.rows import matmul
+from seqjax.ops.rows import matmul
 
 
 class Layers(NamedTuple):

@@ -28,8 +28,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
 from seqjax import _checks
-from seqjax.hoist import hoist
-from seqjax.rows import shifted
+from seqjax.ops.hoist import hoist
+from seqjax.ops.rows import shifted
 
 __all__ = ["Recurrence", "Steps", "at_step", "bptt", "cut", "pair", "scan_states", "select"]
 

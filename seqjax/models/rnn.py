@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax.cell import Cell, bind
-from seqjax.cells._recurrent import recurrent_cell, zero_vector
-from seqjax.rows import matmul
+from seqjax.models._recurrent import recurrent_cell, zero_vector
+from seqjax.models.cell import Cell, bind
+from seqjax.ops.rows import matmul
 
 __all__ = ["rnn"]
 

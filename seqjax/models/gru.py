@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 
 from seqjax import _checks
-from seqjax.cell import Cell
-from seqjax.cells._recurrent import recurrent_cell, zero_vector
-from seqjax.rows import matmul
+from seqjax.models._recurrent import recurrent_cell, zero_vector
+from seqjax.models.cell import Cell
+from seqjax.ops.rows import matmul
 
 __all__ = ["gru"]
 

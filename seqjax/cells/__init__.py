@@ -1,1 +1,0 @@
-"""One file per recurrence: its equations, its functions and its hand-written rules."""
