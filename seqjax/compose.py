@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqjax import _checks
-from seqjax.engine.bptt import Steps
+from seqjax.engine.recurrence import Steps
 from seqjax.engine.unroll import Model, check_params, check_state, flip, output
 
 __all__ = ["bidirectional", "stack"]

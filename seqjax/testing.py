@@ -10,7 +10,7 @@ import numpy as np
 from seqjax import _checks
 from seqjax.compose import Bidirectional, Stack
 from seqjax.engine.adjoint import BPTT, STORES, Autodiff
-from seqjax.engine.bptt import at_step, pair
+from seqjax.engine.recurrence import at_step, pair
 from seqjax.engine.unroll import Model, unroll
 from seqjax.models.cell import Cell
 

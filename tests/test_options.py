@@ -34,12 +34,10 @@ def loop(model, params, xs, state, *, valid, reset, reverse, truncate):
         back = loop(model.backward, params["backward"], xs, state["backward"], **how)
         return {"forward": forth[0], "backward": back[0]}, merged(model, forth[1], back[1])
     ys = [None] * time
-    for number in range(time):
-        t = time - 1 - number if reverse else number
+    order = [t for t in range(time) if valid[t]]
+    for number, t in enumerate(order[::-1] if reverse else order):
         if truncate is not None and number and number % truncate == 0:
             state = jax.tree.map(jax.lax.stop_gradient, state)
-        if not valid[t]:
-            continue
         if reset[t]:
             state = model.initial_state(params)
         state, ys[t] = model.step(params, state, jax.tree.map(lambda a, t=t: a[t], xs))

@@ -15,7 +15,7 @@ from cases import clipper, floats, normal, relative_error
 from jax import lax
 
 import seqjax as sj
-from seqjax.engine.bptt import cut
+from seqjax.engine.recurrence import cut
 
 I, H, T = 2, 3, 7  # noqa: E741
 
@@ -129,15 +129,15 @@ def plain(cell, params, xs, state, *, mask, reset, truncate, clip):
     pick = lambda which, a, b: jax.tree.map(lambda a, b: jnp.where(which, a, b), a, b)
 
     def step(s, inputs):
-        t, x, valid, again = inputs
+        t, x, valid, again = inputs  # t counts the valid steps
         held = jax.tree.map(lax.stop_gradient, s)
-        s = pick((t > 0) & (t % truncate == 0), held, s)
+        s = pick(valid & (t > 0) & (t % truncate == 0), held, s)
         entering = pick(again & valid, start, s)
         new = cell.activate(cell.preactivate(params, entering, cell.project(params, x)), entering)
         s = pick(valid, clipped(new), entering)
         return s, jnp.where(valid, cell.readout(params, s), 0)
 
-    return lax.scan(step, state, (jnp.arange(T), xs, mask, reset))
+    return lax.scan(step, state, (jnp.cumsum(mask) - 1, xs, mask, reset))
 
 
 MASK = jnp.array([True, True, False, True, True, False, True])

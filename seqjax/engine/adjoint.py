@@ -5,6 +5,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import jax
@@ -12,23 +13,19 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqjax import _checks
-from seqjax.engine.bptt import (
-    PREACTIVATIONS,
-    STATES,
-    Recurrence,
-    Steps,
-    bptt,
-    cut,
-    scan_states,
-    select,
-)
+from seqjax.engine.bptt import PREACTIVATIONS, STATES, bptt
+from seqjax.engine.recurrence import Recurrence, Steps, plain_scan
+from seqjax.ops._jax import mapped_size
+from seqjax.ops.reverse_mode import reverse_mode_only
+from seqjax.ops.rows import wide_dtype
+from seqjax.ops.stage import stage
 
 __all__ = ["BPTT", "Adjoint", "Autodiff"]
 
 Tree = Any
 Store = Literal["states", "preactivations", "chunk_starts"]
 STORES = get_args(Store)
-Window = Callable[[Tree, Tree], tuple[Tree, Tree]]
+Window = Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
 
 
 class Adjoint(abc.ABC):
@@ -38,13 +35,25 @@ class Adjoint(abc.ABC):
         """With what the caller left open chosen by the number and size of the steps."""
         return self
 
+    def guarded(self, operands: Tree) -> Tree:
+        """What a recurrence reads, refusing derivatives that it does not have."""
+        return operands
+
+    def plain(self) -> "Adjoint":
+        """The same gradient by JAX's own rules, for steps that may only run one after the other."""
+        return self
+
     @abc.abstractmethod
     def recur(self, rec: Recurrence, params, state, start, u, steps: Steps) -> tuple[Tree, Tree]:
         """Runs `rec` over one window; returns h at its end and all h, [T, …]."""
 
     @abc.abstractmethod
-    def over_time(self, window: Window, state: Tree, inputs: Tree) -> tuple[Tree, Tree]:
-        """Runs `window(state, inputs) -> (state, ys)` over inputs [T, …], T ≥ 1."""
+    def scan(self, step: Callable, state, start, inputs, steps: Steps) -> tuple[Tree, Tree]:
+        """Runs `step(state, inputs at t) -> (state, y)` over one window; returns (state, ys)."""
+
+    @abc.abstractmethod
+    def over_time(self, window: Window, params, state, xs, steps: Steps) -> tuple[Tree, Tree]:
+        """Runs `window(params, state, (xs, steps)) -> (state, ys)` over a series, T ≥ 1."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +65,28 @@ class Autodiff(Adjoint):
     """
 
     def recur(self, rec, params, state, start, u, steps):
-        states = scan_states(rec, params, state, start, u, steps)[0]
-        return jax.tree.map(lambda h: h[-1], states), states
+        return _scan_recurrence(self.scan, rec, params, state, start, u, steps)
 
-    def over_time(self, window, state, inputs):
-        return window(state, inputs)
+    def scan(self, step, state, start, inputs, steps):
+        return plain_scan(step, state, start, inputs, steps)
+
+    def over_time(self, window, params, state, xs, steps):
+        return window(params, state, (xs, steps))
+
+
+def _scan_recurrence(scan, rec, params, state, start, u, steps):
+    first = jax.tree.map(lambda a: a[0], u)
+    preactivate = stage(
+        lambda params, _, h, u_t: rec.preactivate(params, h, u_t), params, (), state, first
+    )
+    once = preactivate.once(preactivate.closed_over, params)
+
+    def step(h_prev, u_t):
+        h_t = rec.activate(preactivate.rest(once, [], h_prev, u_t), h_prev)
+        h_t = _checks.tree("the state that activate returns", h_t, h_prev)
+        return h_t, h_t
+
+    return scan(step, state, start, u, steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +96,7 @@ class BPTT(Adjoint):
     Reverse mode of any order; forward mode raises a TypeError: use `Autodiff` for it.
 
     Attributes:
-      chunk: time steps that are worked on at once; the whole series if there are no more. The
+      chunk: time steps that are worked on at once, at most; the whole series if there are no more. The
         temporary memory of the pre-activations and their adjoints is that of one chunk. None:
         by the sizes, see `seqjax.engine.adjoint.schedule`; √T steps for "chunk_starts".
       store: what each time step keeps for the backward pass, beside its input. None: one of the
@@ -82,10 +108,15 @@ class BPTT(Adjoint):
         "chunk_starts": S a chunk; the chunk runs a second time. With a chunk of √T steps the
         memory is that of √T steps (Chen et al. 2016, arXiv:1604.06174).
       truncate: truncated BPTT: λ is not carried back across the steps k, 2k, … that this
-        many steps lie apart, counted in the order of processing (Williams & Peng 1990).
+        many valid steps lie apart, counted in the order of processing (Williams & Peng 1990).
         Derivatives of the truncated gradient itself are exact.
-      clip: a bound on every element of λ(t) at every valid step (Graves 2013,
-        arXiv:1308.0850, section 2.1). The gradient is then no longer that of the function.
+      clip: a bound on every element of λ(t) at every valid step, on the modulus of a complex one
+        (Graves 2013, arXiv:1308.0850, section 2.1). The gradient is then no longer that of the
+        function.
+
+    A step that calls back into Python (`jax.debug.callback`, `jax.pure_callback`, …) or names a
+    mapped axis (`jax.lax.pmean`) is not run twice or in parallel with others: it is differentiated
+    by JAX's own rules, as under `Autodiff`, with the same chunks, truncation and clipping.
 
     Raises:
       TypeError, ValueError: an attribute is not as described.
@@ -115,31 +146,63 @@ class BPTT(Adjoint):
             chunk = math.isqrt(steps)
         return dataclasses.replace(self, chunk=self.chunk or chunk, store=self.store or store)
 
+    def guarded(self, operands):
+        return reverse_mode_only(operands)
+
+    def plain(self):
+        return _PlainBPTT(**vars(self))
+
     def recur(self, rec, params, state, start, u, steps):
         keep_z = self.store == "preactivations"
         return bptt(rec, params, state, start, u, steps, clip=self.clip, keep_z=keep_z)
 
-    def over_time(self, window, state, inputs):
-        steps = length_of(inputs)
-        chunk_body = jax.checkpoint(
-            window,
+    def scan(self, step, state, start, inputs, steps):
+        return plain_scan(step, state, start, inputs, steps, clip=self.clip)
+
+    def over_time(self, window, params, state, xs, steps):
+        def narrowed(wide, state, inputs):
+            return window(jax.tree.map(lambda w, a: w.astype(a.dtype), wide, params), state, inputs)
+
+        chunk = jax.checkpoint(
+            narrowed,
             policy=_POLICIES[self.store or "states"],
             # Common subexpressions merged, the second run of a chunk would be the first one.
             prevent_cse=self.store == "chunk_starts",
         )
+        # The gradient of a parameter is summed over the chunks: in float32, if it has half of that.
+        wide = jax.tree.map(lambda a: a.astype(wide_dtype(a.dtype)), params)
+        steps = steps._replace(cut=_cuts(steps.valid, length_of(xs), self.truncate))
+        return _in_chunks(partial(chunk, wide), state, xs, steps, self.chunk)
 
-        def chunks(state, inputs):
-            return _in_pieces(chunk_body, state, inputs, self.chunk or steps)
 
-        if self.truncate is None:
-            return chunks(state, inputs)
+class _PlainBPTT(BPTT):
+    """`BPTT` of steps that may only run one after the other, once each: nothing is kept or formed
+    again but what the caller asks for.
+    """
 
-        def truncated(state, first_and_inputs):
-            first, inputs = first_and_inputs
-            return chunks(select(first[0], state, cut(state)), inputs)
+    def guarded(self, operands):
+        return operands
 
-        first = jnp.arange(steps) < self.truncate
-        return _in_pieces(truncated, state, (first, inputs), self.truncate)
+    def fitted(self, steps, step_bytes, state_bytes):
+        return self
+
+    def recur(self, rec, params, state, start, u, steps):
+        return _scan_recurrence(self.scan, rec, params, state, start, u, steps)
+
+    def over_time(self, window, params, state, xs, steps):
+        if self.chunk is not None or self.store is not None:
+            return super().over_time(window, params, state, xs, steps)
+        steps = steps._replace(cut=_cuts(steps.valid, length_of(xs), self.truncate))
+        return window(params, state, (xs, steps))
+
+
+def _cuts(valid, time: int, every: int | None):
+    """Where truncation cuts: before the valid steps `every`, 2 `every`, …"""
+    if every is None or (isinstance(time, int) and time <= every):
+        return None
+    number = jnp.arange(time) if valid is None else jnp.cumsum(valid) - 1
+    starts = (number > 0) & (number % every == 0)
+    return starts if valid is None else starts & valid
 
 
 def schedule(
@@ -165,9 +228,16 @@ def schedule(
         about = max(128, steps // 4)
     if about >= steps:
         return None, store
-    # With no steps left over, the body of a chunk is compiled once and not twice.
-    fits = [n for n in range(about // 2 + 1, about * 3 // 2) if steps % n == 0]
-    return min(fits, key=lambda n: abs(n - about), default=about), store
+    return _divisor(steps, about, about * 3 // 2) or about, store
+
+
+def _divisor(steps: int, about: int, most: int) -> int | None:
+    """The divisor of `steps` nearest to `about`, more than half of it and at most `most`.
+
+    With no steps left over, every chunk is alike, and none is padded.
+    """
+    fits = [n for n in range(about // 2 + 1, most + 1) if steps % n == 0]
+    return min(fits, key=lambda n: abs(n - about), default=None)
 
 
 def batch_size(tree: Tree) -> int:
@@ -176,21 +246,7 @@ def batch_size(tree: Tree) -> int:
     The axes that it maps do not show in a shape, but on the tracers that stand for the arrays.
     A `jit` between `vmap` and here hides them; the choice made of them is one of speed alone.
     """
-    return max((_mapped(leaf) for leaf in jax.tree.leaves(tree)), default=1)
-
-
-def _mapped(array) -> int:
-    size = 1
-    while isinstance(array, jax.core.Tracer):
-        if hasattr(array, "batch_dim"):
-            array, axis = array.val, array.batch_dim
-            mapped = array.shape[axis] if isinstance(axis, int) else 1
-            size *= mapped if isinstance(mapped, int) else 1  # symbolic, in `jax.export`
-        elif hasattr(array, "primal"):
-            array = array.primal
-        else:
-            break
-    return size
+    return max((mapped_size(leaf) for leaf in jax.tree.leaves(tree)), default=1)
 
 
 _POLICIES = {
@@ -210,16 +266,30 @@ def length_of(inputs: Tree) -> int:
     return jax.tree.leaves(inputs)[0].shape[0]
 
 
-def _in_pieces(body: Window, state: Tree, inputs: Tree, size: int) -> tuple[Tree, Tree]:
-    """`body` over consecutive pieces of `size` steps and the rest, its state carried."""
-    steps = length_of(inputs)
-    whole, rest = divmod(steps, size)
-    if whole == 0 or steps == size:
-        return body(state, inputs)
-    pieces = jax.tree.map(lambda a: a[: whole * size].reshape(whole, size, *a.shape[1:]), inputs)
-    state, ys = lax.scan(body, state, pieces)
-    ys = jax.tree.map(lambda y: y.reshape(whole * size, *y.shape[2:]), ys)
-    if rest:
-        state, tail = body(state, jax.tree.map(lambda a: a[whole * size :], inputs))
-        ys = jax.tree.map(lambda y, end: jnp.concatenate([y, end]), ys, tail)
-    return state, ys
+def _in_chunks(chunk: Callable, state, xs, steps: Steps, size: int | None) -> tuple[Tree, Tree]:
+    """`chunk(state, (xs, steps))` over consecutive pieces of at most `size` steps.
+
+    All pieces have one length, so that one program serves for all: a divisor of the number of
+    steps where there is one that is not much smaller; else the last piece is padded.
+    """
+    time = length_of(xs)
+    if size is None or (isinstance(time, int) and size >= time):
+        return chunk(state, (xs, steps))
+    number = -(-time // size)
+    if isinstance(time, int):
+        size = _divisor(time, size, size) or -(-time // number)
+        number = -(-time // size)
+    if number * size != time:
+        rest = number * size - time
+        valid = jnp.ones(time, bool) if steps.valid is None else steps.valid
+        xs = jax.tree.map(lambda a: _extended(a, a[-1], rest), xs)
+        never = jnp.array(False)
+        steps = jax.tree.map(lambda a: _extended(a, never, rest), steps._replace(valid=valid))
+    pieces = jax.tree.map(lambda a: a.reshape(number, size, *a.shape[1:]), (xs, steps))
+    state, ys = lax.scan(chunk, state, pieces)
+    return state, jax.tree.map(lambda y: y.reshape(number * size, *y.shape[2:])[:time], ys)
+
+
+def _extended(series: jax.Array, value: jax.Array, rest: int) -> jax.Array:
+    """`series` [T, …], and `value` for `rest` steps more."""
+    return jnp.concatenate([series, jnp.broadcast_to(value, (rest, *series.shape[1:]))])

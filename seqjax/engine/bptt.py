@@ -11,14 +11,14 @@ known states by one parallel matmul, so JAX's transpose of it pools the weight g
 over time (and over a vmapped batch) in one contraction: no parameter gradient is carried
 by the loop, and none is held per example.
 
-Two loops run over time: `scan_states`, from the projected inputs to states and pre-activations,
-and the scan in `_adjoint_bwd`, from ∂DIV/∂h to δ. All else is parallel over the steps of a chunk.
+Two loops run over time: `forward_scan`, from the projected inputs to states and pre-activations,
+and `reverse_scan`, from ∂DIV/∂h to δ. All else is parallel over the steps of a chunk.
 A fused kernel for an accelerator would take the place of these two, and of nothing else.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,70 +27,27 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
-from seqjax import _checks
-from seqjax.ops.hoist import hoist
-from seqjax.ops.rows import shifted
+from seqjax.engine.recurrence import (
+    Recurrence,
+    Steps,
+    Traced,
+    at_step,
+    clipped,
+    cut,
+    fill,
+    over_steps,
+    pair,
+    select,
+    trace,
+    vary_with,
+)
+from seqjax.ops.rows import shifted, wide_dtype
+from seqjax.ops.stage import Staged, stage
 
-__all__ = ["Recurrence", "Steps", "at_step", "bptt", "cut", "pair", "scan_states", "select"]
+__all__ = ["bptt", "forward_scan", "reverse_scan"]
 
 Tree = Any
 STATES, PREACTIVATIONS = "seqjax.states", "seqjax.preactivations"
-
-
-class Recurrence(Protocol):
-    """The functions the recursion needs; `seqjax.Cell` says what each one means."""
-
-    @property
-    def preactivate(self) -> Callable: ...
-    @property
-    def activate(self) -> Callable: ...
-    @property
-    def activate_vjp(self) -> Callable | None: ...
-    @property
-    def preactivate_vjp(self) -> Callable | None: ...
-
-
-class Steps(NamedTuple):
-    """What is special about single time steps: bool [T] each, or None where nothing is."""
-
-    valid: jax.Array | None = None
-    reset: jax.Array | None = None
-
-
-def select(which, a: Tree, b: Tree) -> Tree:
-    """`a` where `which` (a bool scalar) holds, else `b`; `b` as it is if `which` is None."""
-    if which is None:
-        return b
-    return jax.tree.map(lambda x, y: jnp.where(which, x, y), a, b)
-
-
-@jax.custom_vjp
-def cut(value: Tree) -> Tree:
-    """The identity, with a cotangent of zero.
-
-    Not `lax.stop_gradient`: that would cut the derivative of a *gradient* too, and second
-    order would silently be wrong.
-    """
-    return value
-
-
-cut.defvjp(lambda value: (value, None), lambda _, cotangent: (None,))
-
-
-def scan_states(rec: Recurrence, params, state, start, u, steps: Steps, keep_z: bool = False):
-    """Runs the recurrence; returns the states [T, …] and the pre-activations (if kept)."""
-    preactivate = hoist(rec.preactivate, params, state, at_step(u, 0))
-
-    def step(h_tm1, inputs):
-        u_t, valid_t, reset_t = inputs
-        entering = select(reset_t, start, h_tm1)
-        z_t = preactivate(entering, u_t)
-        h_t = _checks.tree("the state that activate returns", rec.activate(z_t, entering), entering)
-        if valid_t is not None:
-            h_t = select(valid_t, h_t, entering)
-        return h_t, (h_t, z_t if keep_z else None)
-
-    return lax.scan(step, state, (u, steps.valid, steps.reset))[1]
 
 
 def bptt(rec: Recurrence, params, state, start, u, steps: Steps, *, clip=None, keep_z=False):
@@ -102,43 +59,146 @@ def bptt(rec: Recurrence, params, state, start, u, steps: Steps, *, clip=None, k
       state: h(-1).
       start: the state that a reset returns to (read where `steps.reset` is given).
       u: the projected inputs, [T, …], T ≥ 1.
-      steps: validity and resets; a reset may only stand at a valid step.
+      steps: validity, resets and cuts; a reset or a cut may only stand at a valid step.
       clip: bound on every element of λ(t), or None.
       keep_z: whether the pre-activations of the forward pass are named for keeping.
 
     Returns:
       (h(T-1), the states [T, …]).
     """
-    states, z = _run(rec, keep_z, params, state, start, u, steps)
-    states = checkpoint_name(states, STATES)
-    formed = jax.vmap(rec.preactivate, (None, 0, 0))(
-        params, cut(_entering(state, start, states, steps)), u
-    )
+    state, start = vary_with((state, start), (params, u, steps))
+    traced = trace(rec, params, state, at_step(u, 0))
+    weights = (traced.closed_over, params)
+    pull = _trace_pull(traced, weights, state, at_step(u, 0), clip)
+    states, z = _run(traced, keep_z, weights, state, start, u, steps)
+    states = _named(states, STATES)
+    entering = fill(steps.valid, cut(_entering(state, start, states, steps)))
+    formed = over_steps(traced.preactivate, weights, entering, u)
     # What JAX differentiates is `formed`. Where the forward pass kept its own z, that is the
     # value, and computing `formed` is dead code.
-    z = _conduct(checkpoint_name(z, PREACTIVATIONS), formed) if keep_z else formed
-    return _adjoint(rec, clip, params, state, start, u, z, states, steps)
+    z = _conduct(_named(z, PREACTIVATIONS), formed) if keep_z else formed
+    closed_over, pull = pull.closed_over, pull._replace(closed_over=[])
+    return _adjoint(_Static(pull), closed_over, weights, state, start, u, z, states, steps)
+
+
+class _Static:
+    """Passes by identity through a `custom_vjp`."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+
+def forward_scan(traced: Traced, weights, state, start, u, steps: Steps, keep_z: bool = False):
+    """Runs the recurrence; returns the states [T, …] and the pre-activations (if kept)."""
+    once = traced.staged.once(*weights)
+
+    def step(h_prev, inputs):
+        u_t, valid_t, reset_t = inputs
+        entering = select(reset_t, start, h_prev)
+        z_t = traced.staged.rest(once, [], entering, u_t)
+        h_t = traced.activate(z_t, entering)
+        if valid_t is not None:
+            h_t = select(valid_t, h_t, entering)
+        return h_t, (h_t, z_t if keep_z else None)
+
+    return lax.scan(step, state, (u, steps.valid, steps.reset))[1]
+
+
+def reverse_scan(pull: Callable, lam: list, d_start: list | None, d_states: list, known, steps):
+    """The recursion: ∂DIV/∂h(t) for all t to δ(t) for all t.
+
+    Args:
+      pull: `pull(what is known of step t, λ(t)) -> (δ(t), the part of λ(t-1) from step t)`.
+      lam: ∂DIV/∂h(T-1) from outside, that of the last of `d_states` apart.
+      d_start: zeros for the cotangent of the state that resets return to; None without resets.
+      d_states: ∂DIV/∂h(t), [T, …]; None for a leaf where it is zero.
+      known: what `pull` reads, [T, …].
+      steps: validity, resets and cuts.
+
+    Returns:
+      (∂DIV/∂h(-1), d_start, δ [T, …]).
+    """
+
+    def step(carry, inputs):
+        lam, d_start = carry
+        d_h_t, known_t, (valid_t, reset_t, cut_t) = inputs
+        lam = _add(lam, d_h_t)
+        dz_t, d_h_prev = pull(known_t, lam)
+        nothing = _zeros(lam)
+        d_h_prev = nothing if d_h_prev is None else d_h_prev
+        if valid_t is not None:  # an invalid step hands λ on and has no δ
+            dz_t = select(valid_t, dz_t, _zeros(dz_t))
+            d_h_prev = select(valid_t, d_h_prev, lam)
+        if reset_t is not None:  # the step began at `start`, not at h(t-1)
+            to_start = select(reset_t, d_h_prev, nothing)
+            d_start = [a + b.astype(a.dtype) for a, b in zip(d_start, to_start, strict=True)]
+            d_h_prev = select(reset_t, nothing, d_h_prev)
+        d_h_prev = select(cut_t, nothing, d_h_prev)
+        return (d_h_prev, d_start), dz_t
+
+    (d_state, d_start), dz = lax.scan(step, (lam, d_start), (d_states, known, steps), reverse=True)
+    return d_state, d_start, dz
+
+
+def _trace_pull(traced: Traced, weights, state, u_t, clip) -> Staged:
+    """One step of the recursion, sorted by what it depends on.
+
+    All that does not depend on λ (the gates, f'(Z)) is computed in parallel over time; products
+    with λ are what remains for the loop.
+    """
+    rec = traced.rec
+    activate_vjp = rec.activate_vjp or partial(_derived_activate_vjp, traced.activate)
+
+    def preactivate_vjp(weights, h_prev, u_t, z_t, dz_t):
+        if rec.preactivate_vjp is not None:
+            return rec.preactivate_vjp(weights[1], h_prev, u_t, z_t, dz_t)
+        return jax.vjp(lambda h: traced.preactivate(weights, h, u_t), h_prev)[1](dz_t)[0]
+
+    def pull(weights, known, lam):
+        """δ(t), and what h(t-1) gets from step t: None if no gradient goes there."""
+        z_t, h_prev, h_t, u_t = known
+        lam = lam if clip is None else [clipped(a, clip) for a in lam]
+        dz_t, through_state = pair(activate_vjp(z_t, h_prev, h_t, _complete(h_t, lam)))
+        dz_t = _inexact(dz_t)
+        through_z = preactivate_vjp(weights, h_prev, u_t, z_t, _complete(z_t, dz_t))
+        parts = [_inexact(part) for part in (through_state, through_z) if part is not None]
+        return dz_t, _add(*parts) if len(parts) == 2 else parts[0] if parts else None
+
+    z_t = traced.preactivate(weights, state, u_t)
+    h_t = traced.activate(z_t, state)
+    return stage(pull, weights, (z_t, state, h_t, u_t), _inexact(h_t))
 
 
 def _entering(state, start, states, steps):
     """The state each step starts from: h(t-1), or `start` at a reset."""
-    h_tm1 = jax.tree.map(shifted, state, states)
+    h_prev = jax.tree.map(shifted, state, states)
     if steps.reset is None:
-        return h_tm1
-    return jax.vmap(select, (0, None, 0))(steps.reset, start, h_tm1)
+        return h_prev
+    return jax.vmap(select, (0, None, 0))(steps.reset, start, h_prev)
+
+
+def _named(tree: Tree, name: str) -> Tree:
+    """Named for `jax.checkpoint`; a complex array in two parts, since it cannot keep one."""
+
+    def named(a):
+        if jnp.iscomplexobj(a):
+            return lax.complex(checkpoint_name(a.real, name), checkpoint_name(a.imag, name))
+        return checkpoint_name(a, name)
+
+    return jax.tree.map(named, tree)
 
 
 # The forward scan and the conduit: true functions, whose first derivative is left to `_adjoint`.
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _run(rec, keep_z, params, state, start, u, steps):
-    return scan_states(rec, params, state, start, u, steps, keep_z)
+def _run(traced, keep_z, weights, state, start, u, steps):
+    return forward_scan(traced, weights, state, start, u, steps, keep_z)
 
 
-def _run_fwd(rec, keep_z, params, state, start, u, steps):
-    return scan_states(rec, params, state, start, u, steps, keep_z), None
+def _run_fwd(traced, keep_z, weights, state, start, u, steps):
+    return forward_scan(traced, weights, state, start, u, steps, keep_z), None
 
 
-_run.defvjp(_run_fwd, lambda rec, keep_z, _, cotangent: (None,) * 5)
+_run.defvjp(_run_fwd, lambda traced, keep_z, _, cotangent: (None,) * 5)
 
 
 @jax.custom_vjp
@@ -149,89 +209,43 @@ def _conduct(value, formed):
 _conduct.defvjp(lambda value, formed: (value, None), lambda _, cotangent: (None, cotangent))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _adjoint(rec, clip, params, state, start, u, z, states, steps):
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _adjoint(pull, closed_over, weights, state, start, u, z, states, steps):
     return at_step(states, -1), states
 
 
-def at_step(series: Tree, t: int) -> Tree:
-    """One time step of a series."""
-    return jax.tree.map(lambda a: a[t], series)
-
-
-def _adjoint_fwd(rec, clip, *operands):
+def _adjoint_fwd(pull, *operands):
     operands = jax.tree.map(lambda leaf: leaf.value, operands)
-    states = operands[5]
+    states = operands[6]
     return (at_step(states, -1), states), operands
 
 
-def _adjoint_bwd(rec, clip, operands, cotangents):
-    params, state, start, u, z, states, steps = operands
+def _adjoint_bwd(static, operands, cotangents):
+    pull = static.value
+    closed_over, weights, state, start, u, z, states, steps = operands
     d_last, d_states = (_inexact(tree) for tree in cotangents)
     entering = _entering(state, start, states, steps)
-    activate_vjp = rec.activate_vjp or partial(_derived_activate_vjp, rec.activate)
-    preactivate_vjp = rec.preactivate_vjp or partial(_derived_preactivate_vjp, rec.preactivate)
-
-    def link(params, h_tm1, u_t, z_t, dz_t):
-        d_h_tm1 = preactivate_vjp(params, h_tm1, u_t, z_t, _complete(z_t, dz_t))
-        return None if d_h_tm1 is None else _inexact(d_h_tm1)
-
-    through_preactivation = hoist(link, params, *at_step((entering, u, z, _inexact(z)), 0))
-
-    def local_rule(z_t, h_tm1, h_t):
-        def rule(lam):
-            dz_t, d_h_tm1 = pair(activate_vjp(z_t, h_tm1, h_t, _complete(h_t, lam)))
-            return _inexact(dz_t), None if d_h_tm1 is None else _inexact(d_h_tm1)
-
-        return jax.linearize(rule, _zeros(_inexact(h_t)))[1]
-
-    # The rule is linear in λ. All of it that does not depend on λ (the gates, f'(Z)) is
-    # computed here, in parallel over time; products with λ are what remains for the loop.
-    local_rules = jax.vmap(local_rule)(z, entering, states)
-
-    def pull(lam, rule_t, h_tm1, u_t, z_t):
-        """δ(t), and what h(t-1) gets from step t: None if no gradient goes there."""
-        bounded = lam if clip is None else [jnp.clip(a, -clip, clip) for a in lam]
-        dz_t, through_state = rule_t(bounded)
-        through_z = through_preactivation(h_tm1, u_t, z_t, dz_t)
-        if through_state is None or through_z is None:
-            return dz_t, through_z if through_state is None else through_state
-        return dz_t, _add(through_state, through_z)
-
-    def step(carry, inputs):
-        lam, d_start = carry
-        d_h_t, local_t, valid_t, reset_t = inputs
-        lam = _add(lam, d_h_t)
-        dz_t, d_h_tm1 = pull(lam, *local_t)
-        nothing = _zeros(lam)
-        d_h_tm1 = nothing if d_h_tm1 is None else d_h_tm1
-        if valid_t is not None:  # an invalid step hands λ on and has no δ
-            dz_t = select(valid_t, dz_t, _zeros(dz_t))
-            d_h_tm1 = select(valid_t, d_h_tm1, lam)
-        if reset_t is not None:  # the step began at `start`, not at h(t-1)
-            d_start = _add(d_start, select(reset_t, d_h_tm1, nothing))
-            d_h_tm1 = select(reset_t, nothing, d_h_tm1)
-        return (d_h_tm1, d_start), dz_t
-
-    local = (local_rules, entering, u, z)
+    local = fill(steps.valid, (z, entering, states, u))
+    once = pull.once(closed_over, weights)
+    known = jax.vmap(pull.at_step, (None, 0))(once, local)
+    step = partial(pull.rest, once)
     lam = [
         jnp.zeros_like(h) if d is None else d for d, h in zip(d_last, _inexact(state), strict=True)
     ]
-    if steps.valid is None and _unlinked(pull, lam, local):
+    if steps.valid is None and pull.result[1] is None:
         # No gradient crosses a step (Elman's copy): λ(t) is what comes from outside, and
         # nothing is left to loop over.
-        dz, _ = jax.vmap(pull)(_outside(lam, d_states, _inexact(states)), *local)
-        return None, None, None, None, _complete(z, dz), None, None
-    d_start = None if steps.reset is None else _zeros(_inexact(start))
-    inputs = (d_states, local, steps.valid, steps.reset)
-    (d_state, d_start), dz = lax.scan(step, (lam, d_start), inputs, reverse=True)
-    d_start = None if d_start is None else _complete(start, d_start)
-    return None, _complete(state, d_state), d_start, None, _complete(z, dz), None, None
-
-
-def _unlinked(pull, lam, local) -> bool:
-    """Whether the rules say that no gradient goes from a step to the one before."""
-    return jax.eval_shape(lambda lam, local: pull(lam, *at_step(local, 0)), lam, local)[1] is None
+        dz, _ = jax.vmap(step)(known, _outside(lam, d_states, _inexact(states)))
+        return None, None, None, None, None, _complete(z, dz), None, None
+    d_start = None
+    if steps.reset is not None:  # summed over all resets
+        d_start = [jnp.zeros(h.shape, wide_dtype(h.dtype)) for h in _inexact(start)]
+    lam, d_start = vary_with((lam, d_start), (state, start))
+    d_state, d_start, dz = reverse_scan(step, lam, d_start, d_states, known, steps)
+    if d_start is not None:
+        pairs = zip(d_start, _inexact(start), strict=True)
+        d_start = _complete(start, [d.astype(h.dtype) for d, h in pairs])
+    return None, None, _complete(state, d_state), d_start, None, _complete(z, dz), None, None
 
 
 def _outside(d_last: list, d_states: list, states: list) -> list:
@@ -245,20 +259,8 @@ def _outside(d_last: list, d_states: list, states: list) -> list:
 _adjoint.defvjp(_adjoint_fwd, _adjoint_bwd, symbolic_zeros=True)
 
 
-def pair(value) -> tuple:
-    """What a rule `activate_vjp` gave back, if it is a pair."""
-    if not isinstance(value, tuple) or len(value) != 2:
-        expected = "a function that returns (dz, dh_prev)"
-        raise TypeError(_checks.mismatch("activate_vjp", expected, _checks.describe(value)))
-    return value
-
-
-def _derived_activate_vjp(activate, z_t, h_tm1, h_t, d_h_t):
-    return jax.vjp(activate, z_t, h_tm1)[1](d_h_t)
-
-
-def _derived_preactivate_vjp(preactivate, params, h_tm1, u_t, z_t, dz_t):
-    return jax.vjp(lambda h: preactivate(params, h, u_t), h_tm1)[1](dz_t)[0]
+def _derived_activate_vjp(activate, z_t, h_prev, h_t, d_h_t):
+    return jax.vjp(activate, z_t, h_prev)[1](d_h_t)
 
 
 # A state may hold leaves that have no derivative (a counter, a random key). The recursion

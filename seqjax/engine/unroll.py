@@ -10,7 +10,9 @@ import jax.numpy as jnp
 
 from seqjax import _checks
 from seqjax.engine.adjoint import BPTT, Adjoint, batch_size, length_of, size_in_bytes
-from seqjax.engine.bptt import Steps, select
+from seqjax.engine.recurrence import Steps, fill, select, vary_with
+from seqjax.ops._jax import has_custom_vjp, is_impure
+from seqjax.ops.rows import is_half, spread
 
 __all__ = ["Model", "unroll"]
 
@@ -59,14 +61,39 @@ class Model:
         A model that reads the future has no windows, and defines this instead.
         """
         x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
+        window = self.window
+        if self._is_impure(params, state, x):
+            adjoint, window = adjoint.plain(), self._step_by_step
         batch = batch_size((xs, state))
         step_bytes, state_bytes = self.step_bytes(params, state, x), size_in_bytes(state)
         adjoint = adjoint.fitted(length_of(xs), batch * step_bytes, batch * state_bytes)
+        if step_bytes:
+            params, state, xs = adjoint.guarded((params, state, xs))
         return adjoint.over_time(
-            lambda state, inputs: self.window(params, state, inputs[0], inputs[1], adjoint),
+            lambda params, state, inputs: window(params, state, *inputs, adjoint),
+            params,
             state,
-            (xs, steps),
+            xs,
+            steps,
         )
+
+    def _is_impure(self, params, state, x) -> bool:
+        """Whether a step, or its derivative, calls back into Python or names a mapped axis."""
+        jaxpr = jax.make_jaxpr(self.step)(params, state, x).jaxpr
+        if is_impure(jaxpr) or not has_custom_vjp(jaxpr):
+            return is_impure(jaxpr)
+
+        def total(*at):
+            leaves = jax.tree.leaves(self.step(*at))
+            numbers = [a for a in leaves if jnp.issubdtype(a.dtype, jnp.inexact)]
+            return sum((jnp.sum(a.real) for a in numbers), start=jnp.zeros(()))
+
+        derivative = jax.grad(total, (0, 1, 2), allow_int=True)
+        return is_impure(jax.make_jaxpr(derivative)(params, state, x).jaxpr)
+
+    def _step_by_step(self, params, state, xs, steps: Steps, adjoint: Adjoint):
+        start = state if steps.reset is None else self.initial_state(params)
+        return adjoint.scan(lambda s, x: self.step(params, s, x), state, start, xs, steps)
 
     def astype(self, dtype) -> "Model":
         """The same model with parameters, inputs and states of another floating dtype."""
@@ -129,19 +156,11 @@ def unroll(
     steps = _steps(time, length, mask, reset)
     if time == 0:
         return state, _no_outputs(model, params, state, xs)
-    if steps.valid is not None:
-        xs = _where(steps.valid, xs)
+    state = vary_with(_spread_over_batch(state, xs), (params, xs, steps))
+    xs = fill(steps.valid, xs)
     if reverse:
         xs, steps = flip(xs), flip(steps)
-    try:
-        state, ys = model.run(params, state, xs, steps, adjoint)
-    except TypeError as error:
-        if isinstance(adjoint, BPTT) and "forward-mode" in str(error):
-            raise TypeError(
-                "adjoint: BPTT has no forward-mode derivative (jvp, jacfwd); "
-                "pass adjoint=sj.Autodiff()"
-            ) from error
-        raise
+    state, ys = model.run(params, state, xs, steps, adjoint)
     ys = ys if steps.valid is None else _where(steps.valid, ys)
     return state, flip(ys) if reverse else ys
 
@@ -175,6 +194,12 @@ def output(model: Model) -> Tree:
 def _params_spec(model: Model, x64: bool) -> Tree:
     del x64  # a part of the key: the default dtype of a user's own `init` depends on it
     return jax.eval_shape(lambda: model.init(jax.random.key(0)))
+
+
+def _spread_over_batch(state: Tree, xs: Tree) -> Tree:
+    """A state in half precision that a batch shares: its gradient is summed in float32."""
+    like = jax.tree.leaves(xs)[0][0]
+    return jax.tree.map(lambda a: spread(a, like) if is_half(a.dtype) else a, state)
 
 
 def _steps(time: int, length, mask, reset) -> Steps:

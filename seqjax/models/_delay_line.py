@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqjax import _checks
-from seqjax.engine.bptt import Steps
+from seqjax.engine.recurrence import Steps
 from seqjax.ops.rows import matmul
 
 __all__ = ["check_delays", "read_line", "read_series"]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from seqjax import _checks
 from seqjax.engine.adjoint import size_in_bytes
+from seqjax.engine.recurrence import fill, over_steps
 from seqjax.engine.unroll import Model, check_params, check_state
 
 __all__ = ["Cell", "bind"]
@@ -119,9 +120,9 @@ class Cell(Model):
     def window(self, params, state, xs, steps, adjoint):
         start = state if steps.reset is None else self.initial_state(params)
         params = self._cast(params)
-        u = jax.vmap(self.project, (None, 0))(params, xs)
+        u = over_steps(self.project, params, xs)
         state, states = adjoint.recur(self, params, state, start, u, steps)
-        return state, jax.vmap(self.readout, (None, 0))(params, states)
+        return state, over_steps(self.readout, params, fill(steps.valid, states))
 
     def astype(self, dtype):
         dtype = _checks.float_dtype("dtype", dtype)

@@ -1,10 +1,10 @@
 """Elman's network as it was trained first: the context is a copy that no gradient crosses."""
 
 import jax.numpy as jnp
-from jax import lax
 
 from seqjax import _checks
 from seqjax.models._recurrent import recurrent_cell, zero_vector
+from seqjax.engine.recurrence import cut
 from seqjax.models.cell import Cell, bind
 from seqjax.models.rnn import activate, activation_rule, project
 from seqjax.ops.rows import matmul
@@ -66,7 +66,7 @@ def elman(
 
 
 def preactivate(params, h_prev, u):
-    return u + matmul(lax.stop_gradient(h_prev), params["recurrent_kernel"])
+    return u + matmul(cut(h_prev), params["recurrent_kernel"])
 
 
 def preactivate_vjp(params, h_prev, u, z, dz):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from seqjax import _checks
 from seqjax.engine.adjoint import size_in_bytes
-from seqjax.engine.bptt import Steps
+from seqjax.engine.recurrence import Steps, WholeStep
 from seqjax.engine.unroll import Model, NoInitialState
 from seqjax.models.cell import in_dtype
 
@@ -73,22 +73,6 @@ class Held(NamedTuple):
     y: Tree
 
 
-@dataclass(frozen=True)
-class _Whole:
-    """The recurrence whose pre-activation is the whole step."""
-
-    own_step: Callable
-    activate_vjp = None
-    preactivate_vjp = None
-
-    def preactivate(self, params, held, x):
-        return Held(*self.own_step(params, held.state, x))
-
-    @staticmethod
-    def activate(z, held):
-        return z
-
-
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class OwnCell(Model):
@@ -108,7 +92,8 @@ class OwnCell(Model):
         _checks.tree("the state that step returns", new, state)
         y = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), y)
         start = None if steps.reset is None else Held(self.initial_state(params), y)
-        last, states = adjoint.recur(_Whole(self.step), params, Held(state, y), start, xs, steps)
+        whole = WholeStep(lambda params, held, x: Held(*self.step(params, held.state, x)))
+        last, states = adjoint.recur(whole, params, Held(state, y), start, xs, steps)
         return last.state, states.y
 
     def astype(self, dtype):

@@ -9,7 +9,7 @@ from jax.nn import sigmoid
 from seqjax import _checks
 from seqjax.models._recurrent import recurrent_cell, zero_vector
 from seqjax.models.cell import Cell
-from seqjax.ops.rows import matmul
+from seqjax.ops.rows import add_bias, matmul
 
 __all__ = ["gru"]
 
@@ -101,7 +101,7 @@ def add_recurrent_bias(key, params, bound):
 
 def preactivate_after(params, h_prev, u):
     r, z, m = jnp.split(matmul(h_prev, params["recurrent_kernel"]), 3, axis=-1)
-    return GatesAfter(u.r + r, u.z + z, u.n, m + params["recurrent_bias"])
+    return GatesAfter(u.r + r, u.z + z, u.n, add_bias(m, params["recurrent_bias"]))
 
 
 def preactivate_after_vjp(params, h_prev, u, z, dz):

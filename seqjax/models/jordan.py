@@ -9,6 +9,7 @@ from jax import export, lax
 
 from seqjax import _checks
 from seqjax.models import _feedback
+from seqjax.engine.recurrence import cut
 from seqjax.models.cell import Cell, bind
 from seqjax.models.rnn import project
 from seqjax.ops.rows import matmul
@@ -108,7 +109,7 @@ def initial_state(output_size, params, *, dtype):
 
 
 def preactivate(activation, params, prev, u):
-    hidden = u + matmul(lax.stop_gradient(prev.mean), params["recurrent_kernel"])
+    hidden = u + matmul(cut(prev.mean), params["recurrent_kernel"])
     return _feedback.layers(activation, params, hidden)
 
 
@@ -118,7 +119,7 @@ def preactivate_vjp(params, prev, u, z, dz):
 
 def activate(decay, output_activation, z, prev):
     y = z.output if output_activation is None else output_activation(z.output)
-    return JordanState(y, decay * lax.stop_gradient(prev.mean) + (1 - decay) * y)
+    return JordanState(y, decay * cut(prev.mean) + (1 - decay) * y)
 
 
 def activate_vjp(decay, output_activation, z, prev, new, d):

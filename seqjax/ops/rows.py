@@ -10,20 +10,37 @@ XLA can not shard the folded rows ``T·B`` along ``B``: it would gather the whol
 every device first. The axes kept apart, the one communication left is the all-reduce of the
 weight gradient.
 
-The other operations here, the sum with a bias and the shift by a step, are JAX's own but for
-where `vmap` puts the batch: behind time, where a scan wants it, and not before it, for which XLA
-would copy the whole series, and back again.
+The other operations here, the sum with a bias, the shift by a step and `spread`, are JAX's own but
+for where `vmap` puts the batch: behind time, where a scan wants it, and not before it, for which
+XLA would copy the whole series, and back again. Sums over rows and batch of half-precision numbers
+are formed in float32: in half precision they stop growing after a few hundred terms.
+
+Arrays on a mesh with explicit axes have their sharding in their type, and JAX's own operations know
+the rules of these types: there they are used.
 """
+
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
 from seqjax import _checks
+from seqjax.ops._jax import (
+    Primitive,
+    ad,
+    batching,
+    has_explicit_axes,
+    matmul_precision,
+    mlir,
+    number_of_devices,
+    vary_over,
+    varying_axes,
+    zero_tangent,
+)
 
-__all__ = ["matmul", "shifted"]
+__all__ = ["add_bias", "is_half", "matmul", "shifted", "spread", "wide_dtype"]
 
 
 def matmul(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -50,72 +67,98 @@ def matmul(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> ja
     (7, 2)
     """
     _checks.matmul_operands(x, kernel, bias)
-    y = _rows_matmul.bind(*_varying_alike(x, kernel))
-    return y if bias is None else _rows_add.bind(*_varying_alike(bias, y))
+    if has_explicit_axes(x, kernel):
+        y = _dot(x, kernel)
+    else:
+        # The precision that is in force here: the lowering runs when it no longer is.
+        y = _rows_matmul.bind(*_vary_alike(x, kernel), precision=matmul_precision())
+    return y if bias is None else add_bias(y, bias)
 
 
-def _varying_alike(*operands):
+def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """``y + bias`` for y [O] or [rows, O], the gradient of the bias summed as one over all rows."""
+    if has_explicit_axes(y, bias):
+        return _add(bias, y)
+    return _rows_add.bind(*_vary_alike(bias, y))
+
+
+def shifted(first: jax.Array, series: jax.Array) -> jax.Array:
+    """`first` [...], then `series` [T, ...] without its last: what each step starts from."""
+    if has_explicit_axes(first, series):
+        return _shifted(first, series)
+    return _shift.bind(*_vary_alike(first, series))
+
+
+def spread(x: jax.Array, like: jax.Array, *rows: int) -> jax.Array:
+    """`x` [...] repeated along new leading axes [*rows, ...], batched wherever `like` is.
+
+    What is repeated by a primitive has its gradient summed by one, over rows and batch at once.
+    """
+    if has_explicit_axes(x, like):
+        return _spread(x, like, rows=rows)
+    return _rows_spread.bind(*_vary_alike(x, like), rows=rows)
+
+
+def _dot(x, kernel, precision=None):
+    return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)
+
+
+def _pooled_dot(x, cotangent, precision=None):
+    rows = tuple(range(x.ndim - 1))
+    dtype = wide_dtype(x.dtype)
+    pooled = lax.dot_general(
+        x, cotangent, ((rows, rows), ((), ())), precision=precision, preferred_element_type=dtype
+    )
+    return pooled.astype(x.dtype)
+
+
+def _vary_alike(*arrays):
     """Inside `shard_map`: what is replicated counts as varying, so that its gradient is summed.
 
     JAX's own operations do so; a primitive of one's own has to.
     """
-    axes = [_varying(jax.typeof(a)) for a in operands]
-    missing = [tuple(frozenset().union(*axes) - own) for own in axes]
-    return [_vary(a, names) if names else a for a, names in zip(operands, missing, strict=True)]
+    axes = frozenset().union(*map(varying_axes, arrays))
+    return [vary_over(axes, a) for a in arrays]
 
 
-# Both names have changed between the versions of JAX that are supported.
-def _vary(a, names):
-    return lax.pcast(a, names, to="varying") if hasattr(lax, "pcast") else lax.pvary(a, names)  # type: ignore[attr-defined]
+def is_half(dtype) -> bool:
+    """Whether sums of many such numbers stop growing, or overflow."""
+    return jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4
 
 
-def _varying(aval) -> frozenset:
-    if hasattr(aval, "manual_axis_type"):
-        return aval.manual_axis_type.varying
-    return aval.vma
-
-
-def _dot(x, kernel):
-    return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
-
-
-def _pooled_dot(x, cotangent):
-    rows = tuple(range(x.ndim - 1))
-    return lax.dot_general(x, cotangent, ((rows, rows), ((), ())))
+def wide_dtype(dtype):
+    """The dtype in which many numbers of this one are summed."""
+    return jnp.dtype(jnp.float32) if is_half(dtype) else dtype
 
 
 def _fold(a):
     return a.reshape(-1, a.shape[-1])
 
 
-def _folded_dot(x, kernel):
-    return _dot(_fold(x), kernel).reshape(*x.shape[:-1], kernel.shape[1])
+def _folded_dot(x, kernel, precision=None):
+    return _dot(_fold(x), kernel, precision).reshape(*x.shape[:-1], kernel.shape[1])
 
 
-def _folded_pooled_dot(x, cotangent):
-    return _pooled_dot(_fold(x), _fold(cotangent))
+def _folded_pooled_dot(x, cotangent, precision=None):
+    return _pooled_dot(_fold(x), _fold(cotangent), precision)
 
 
-def _kernel_cotangent(cotangent, x, kernel):
+def _kernel_cotangent(cotangent, x, kernel, **precision):
     del kernel
-    return _pool.bind(x, cotangent)
+    return _pool.bind(x, cotangent, **precision)
 
 
-def _rows_cotangent(cotangent, x, kernel):
+def _rows_cotangent(cotangent, x, kernel, **precision):
     del x
-    return _rows_matmul.bind(cotangent, kernel.T)
+    return _rows_matmul.bind(cotangent, kernel.T, **precision)
 
 
-def _abstract_eval(x, kernel):
-    return x.update(shape=(*x.shape[:-1], kernel.shape[1]), weak_type=False)
-
-
-def _batch(operands, axes):
+def _batch(operands, axes, **precision):
     (x, kernel), (x_axis, kernel_axis) = operands, axes
     if kernel_axis is not None:  # another kernel for every example: nothing to fold
-        return jax.vmap(_dot, in_axes=axes)(x, kernel), 0
+        return jax.vmap(partial(_dot, **precision), in_axes=axes)(x, kernel), 0
     axis = _beside_rows(x)
-    return _rows_matmul.bind(jnp.moveaxis(x, x_axis, axis), kernel), axis
+    return _rows_matmul.bind(jnp.moveaxis(x, x_axis, axis), kernel, **precision), axis
 
 
 def _beside_rows(x):
@@ -123,46 +166,60 @@ def _beside_rows(x):
     return 0 if x.ndim == 2 else x.ndim - 2
 
 
-def _batch_pool(operands, axes):  # a weight gradient for every example was asked for
-    return jax.vmap(_pooled_dot, in_axes=axes)(*operands), 0
+def _batch_pool(operands, axes, **precision):  # a weight gradient for every example was asked for
+    return jax.vmap(partial(_pooled_dot, **precision), in_axes=axes)(*operands), 0
 
 
-def _lowering(apart, folded):
-    apart, folded = (mlir.lower_fun(f, multiple_results=False) for f in (apart, folded))
+def _primitive(
+    name: str, function: Callable, shape_of: Callable, *params: str, folded: Callable | None = None
+) -> Primitive:
+    """`function` with batching and derivatives still to be defined.
 
-    def lower(ctx, *operands):
-        devices = getattr(ctx.module_context.axis_context, "num_devices", None)
-        return (folded if devices in (None, 1) else apart)(ctx, *operands)
+    `params` are the names of its static arguments; `folded` computes the same on one device.
+    """
+    primitive = Primitive(name)
+    primitive.def_impl(jax.jit(function, static_argnames=params))
 
-    return lower
+    def abstract_eval(*at, **params):
+        return at[0].update(shape=shape_of(*(a.shape for a in at), **params), weak_type=False)
+
+    primitive.def_abstract_eval(abstract_eval)
+    apart, together = (
+        mlir.lower_fun(f, multiple_results=False) for f in (function, folded or function)
+    )
+
+    def lower(ctx, *operands, **params):
+        one = number_of_devices(ctx) in (None, 1)
+        return (together if one else apart)(ctx, *operands, **params)
+
+    mlir.register_lowering(primitive, lower)
+    return primitive
 
 
-_rows_matmul = Primitive("rows_matmul")
-_rows_matmul.def_impl(_dot)
-_rows_matmul.def_abstract_eval(_abstract_eval)
-mlir.register_lowering(_rows_matmul, _lowering(_dot, _folded_dot))
+_rows_matmul = _primitive(
+    "rows_matmul",
+    _dot,
+    lambda x, kernel, **_: (*x[:-1], kernel[1]),
+    "precision",
+    folded=_folded_dot,
+)
 ad.defbilinear(_rows_matmul, _rows_cotangent, _kernel_cotangent)
 batching.primitive_batchers[_rows_matmul] = _batch
 
-_pool = Primitive("rows_pool")  # the sum over rows of their outer products
-_pool.def_impl(_pooled_dot)
-_pool.def_abstract_eval(lambda x, d: x.update(shape=(x.shape[-1], d.shape[-1]), weak_type=False))
-mlir.register_lowering(_pool, _lowering(_pooled_dot, _folded_pooled_dot))
+# The sum over rows of their outer products.
+_pool = _primitive(
+    "rows_pool",
+    _pooled_dot,
+    lambda x, d, **_: (x[-1], d[-1]),
+    "precision",
+    folded=_folded_pooled_dot,
+)
 ad.defbilinear(
     _pool,
-    lambda cotangent, x, d: _rows_matmul.bind(d, cotangent.T),
-    lambda cotangent, x, d: _rows_matmul.bind(x, cotangent),
+    lambda cotangent, x, d, **precision: _rows_matmul.bind(d, cotangent.T, **precision),
+    lambda cotangent, x, d, **precision: _rows_matmul.bind(x, cotangent, **precision),
 )
 batching.primitive_batchers[_pool] = _batch_pool
-
-
-def _primitive(name: str, function, shape_of) -> Primitive:
-    """`function` with batching and derivatives still to be defined."""
-    primitive = Primitive(name)
-    primitive.def_impl(function)
-    primitive.def_abstract_eval(lambda *at: at[-1].update(shape=shape_of(*at), weak_type=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=False))
-    return primitive
 
 
 def _add(bias, y):
@@ -186,35 +243,36 @@ def _jvp_add(primals, tangents):
 
 
 def _transpose_add(cotangent, bias, y):
-    to_bias = _rows_sum.bind(cotangent) if ad.is_undefined_primal(bias) else None
+    to_bias = _sum_rows(cotangent) if ad.is_undefined_primal(bias) else None
     return to_bias, cotangent if ad.is_undefined_primal(y) else None
 
 
-_rows_add = _primitive("rows_add", _add, lambda bias, y: y.shape)
+def _sum_rows(a):
+    return _rows_sum.bind(a, rows=a.ndim - 1)
+
+
+_rows_add = _primitive("rows_add", _add, lambda bias, y: y)
 ad.primitive_jvps[_rows_add] = _jvp_add
 ad.primitive_transposes[_rows_add] = _transpose_add
 batching.primitive_batchers[_rows_add] = _batch_add
 
 
-def _sum(cotangent):
-    """Over all rows; a sum in half precision stops growing at a few hundred terms."""
-    rows = tuple(range(cotangent.ndim - 1))
-    dtype = jnp.float32 if cotangent.dtype.itemsize < 4 else cotangent.dtype
-    return jnp.sum(cotangent, rows, dtype=dtype).astype(cotangent.dtype)
+def _sum(a, *, rows):
+    """Over the first `rows` axes."""
+    return jnp.sum(a, tuple(range(rows)), dtype=wide_dtype(a.dtype)).astype(a.dtype)
 
 
-def _transpose_sum(cotangent, y):
-    return [lax.broadcast_in_dim(cotangent, y.aval.shape, (y.aval.ndim - 1,))]
+def _transpose_sum(cotangent, a, *, rows):
+    shape = a.aval.shape
+    return [lax.broadcast_in_dim(cotangent, shape, tuple(range(rows, len(shape))))]
 
 
-_rows_sum = _primitive("rows_sum", _sum, lambda y: y.shape[-1:])
+_rows_sum = _primitive("rows_sum", _sum, lambda a, *, rows: a[rows:], "rows")
 ad.deflinear2(_rows_sum, _transpose_sum)
-batching.primitive_batchers[_rows_sum] = lambda operands, axes: (jax.vmap(_sum, axes)(*operands), 0)
-
-
-def shifted(first: jax.Array, series: jax.Array) -> jax.Array:
-    """`first` [...], then `series` [T, ...] without its last: what each step starts from."""
-    return _shift.bind(*_varying_alike(first, series))
+batching.primitive_batchers[_rows_sum] = lambda operands, axes, **rows: (
+    jax.vmap(partial(_sum, **rows), axes)(*operands),
+    0,
+)
 
 
 def _shifted(first, series):
@@ -235,6 +293,41 @@ def _transpose_shift(cotangent, first, series):
     return cotangent[0], rest
 
 
-_shift = _primitive("rows_shift", _shifted, lambda first, series: series.shape)
+_shift = _primitive("rows_shift", _shifted, lambda first, series: series)
 ad.deflinear2(_shift, _transpose_shift)
 batching.primitive_batchers[_shift] = _batch_shift
+
+
+def _spread(x, like, *, rows):
+    del like
+    return jnp.broadcast_to(x, (*rows, *x.shape))
+
+
+def _batch_spread(operands, axes, *, rows):
+    (x, like), (x_axis, like_axis) = operands, axes
+    place = len(rows)  # behind time
+    if x_axis is not None:
+        x = jnp.moveaxis(x, x_axis, 0)
+    else:
+        rows = (*rows, like.shape[like_axis])
+    if like_axis is not None:  # any one of the batch tells as much
+        like = lax.index_in_dim(like, 0, like_axis, keepdims=False)
+    return _rows_spread.bind(x, like, rows=rows), place
+
+
+def _jvp_spread(primals, tangents, *, rows):
+    (x, like), (d_x, _) = primals, tangents
+    y = _rows_spread.bind(x, like, rows=rows)
+    if isinstance(d_x, ad.Zero):
+        return y, zero_tangent(y)
+    return y, _rows_spread.bind(d_x, like, rows=rows)
+
+
+def _transpose_spread(cotangent, x, like, *, rows):
+    return _rows_sum.bind(cotangent, rows=len(rows)), None
+
+
+_rows_spread = _primitive("rows_spread", _spread, lambda x, like, *, rows: (*rows, *x), "rows")
+ad.primitive_jvps[_rows_spread] = _jvp_spread
+ad.primitive_transposes[_rows_spread] = _transpose_spread
+batching.primitive_batchers[_rows_spread] = _batch_spread

@@ -1,0 +1,143 @@
+"""What seqjax uses of JAX that is not promised to stay, each name with what it is needed for.
+
+Nothing else in seqjax reads a name that is private to JAX or whose spelling differs between the
+versions that are supported. tests/test_jax_names.py fails where one is gone or means something
+else, so that no renamed attribute silently changes what is compiled.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax import lax
+from jax.extend.core import Literal, Primitive
+from jax.interpreters import ad, batching, mlir
+
+__all__ = [
+    "CALLBACKS",
+    "Literal",
+    "Primitive",
+    "ad",
+    "batching",
+    "eval_jaxpr",
+    "has_custom_vjp",
+    "has_explicit_axes",
+    "is_impure",
+    "mapped_size",
+    "matmul_precision",
+    "mlir",
+    "number_of_devices",
+    "part_of",
+    "vary_over",
+    "varying_axes",
+    "zero_tangent",
+]
+
+# Runs the equations of a jaxpr on values. In `jax.core` in 0.8 to 0.12.
+eval_jaxpr = jax.core.eval_jaxpr
+
+# The primitives that call back into Python but have no effect in the jaxpr's own list of them.
+CALLBACKS = {"pure_callback", "io_callback", "debug_callback", "debug_print"}
+
+
+def part_of(jaxpr: Any, inputs: list, equations: list, outputs: list) -> Any:
+    """Some equations of a jaxpr as one of their own. `Jaxpr.replace` is not documented."""
+    return jaxpr.replace(constvars=[], invars=inputs, eqns=equations, outvars=outputs)
+
+
+def is_impure(jaxpr: Any) -> bool:
+    """Whether a jaxpr calls back into Python or names a mapped axis, at any depth.
+
+    `Jaxpr.effects` holds the effects of callbacks, and a NamedAxisEffect for `lax.psum` and its
+    kind. `pure_callback` has none, but may not have a batching rule either.
+    """
+    if jaxpr.effects:
+        return True
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in CALLBACKS:
+            return True
+        if any(map(is_impure, inner_jaxprs(equation))):
+            return True
+    return False
+
+
+def has_custom_vjp(jaxpr: Any) -> bool:
+    """Whether a `jax.custom_vjp` is called, whose backward pass no jaxpr of the function shows."""
+    return any(
+        equation.primitive.name.startswith("custom_vjp_call")
+        or any(map(has_custom_vjp, inner_jaxprs(equation)))
+        for equation in jaxpr.eqns
+    )
+
+
+def inner_jaxprs(equation: Any) -> Iterator[Any]:
+    """The jaxprs among an equation's parameters: bodies of loops, branches, called functions."""
+    for value in jax.tree.leaves(tuple(equation.params.values())):
+        inner = getattr(value, "jaxpr", value)  # ClosedJaxpr.jaxpr
+        if hasattr(inner, "eqns"):
+            yield inner
+
+
+def number_of_devices(ctx: Any) -> int | None:
+    """The devices that a program is lowered for; None inside `jax.shard_map`, on one device each.
+
+    `LoweringRuleContext.module_context.axis_context` is a ShardingContext, which counts them, or
+    inside `shard_map` an SPMDAxisContext, which does not.
+    """
+    axes = ctx.module_context.axis_context
+    return axes.num_devices if type(axes).__name__ == "ShardingContext" else None
+
+
+def mapped_size(array: Any) -> int:
+    """How many arrays `jax.vmap` has put beside each other in a tracer, as far as can be seen.
+
+    A BatchTracer has `val` and `batch_dim`, a tracer of differentiation `primal`.
+    """
+    size = 1
+    while isinstance(array, jax.core.Tracer):
+        if hasattr(array, "batch_dim"):
+            array, axis = array.val, array.batch_dim
+            mapped = array.shape[axis] if isinstance(axis, int) else 1
+            size *= mapped if isinstance(mapped, int) else 1  # symbolic, in `jax.export`
+        elif hasattr(array, "primal"):
+            array = array.primal
+        else:
+            break
+    return size
+
+
+def matmul_precision() -> Any:
+    """What `jax.default_matmul_precision` says here: an attribute of `jax.config`."""
+    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+
+
+def varying_axes(array: Any) -> frozenset:
+    """The axes of a `shard_map` over which an array varies: `manual_axis_type`, once `vma`."""
+    aval = jax.typeof(array)
+    if hasattr(aval, "manual_axis_type"):
+        return aval.manual_axis_type.varying
+    return aval.vma
+
+
+def vary_over(names: frozenset, array: Any) -> Any:
+    """Inside `shard_map`: `array` counted as varying over these axes. Once `lax.pvary`."""
+    missing = tuple(names - varying_axes(array))
+    if not missing:
+        return array
+    if hasattr(lax, "pcast"):
+        return lax.pcast(array, missing, to="varying")
+    return lax.pvary(array, missing)  # type: ignore[attr-defined]
+
+
+def has_explicit_axes(*arrays: Any) -> bool:
+    """Whether an array lies on a mesh with axes of `jax.sharding.AxisType.Explicit`.
+
+    Such an array has its sharding in its type: `aval.sharding.mesh.axis_types`.
+    """
+    explicit = jax.sharding.AxisType.Explicit
+    return any(explicit in jax.typeof(a).sharding.mesh.axis_types for a in arrays)
+
+
+def zero_tangent(primal: Any) -> Any:
+    """What a JVP rule returns where there is no derivative. Once `Zero.from_primal_value`."""
+    return ad.Zero(jax.typeof(primal).to_tangent_aval())
