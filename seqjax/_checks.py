@@ -41,7 +41,9 @@ def _is_scalar(value: Any) -> bool:
 def size(name: str, value: Any, *, at_least: int = 1) -> int:
     """A whole number, not a bool."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(mismatch(name, "a whole number", describe(value)))
+        # A traced integer is one too, but no shape can depend on it.
+        expected = "a Python integer" if isinstance(value, ARRAYS) else "a whole number"
+        raise TypeError(mismatch(name, expected, describe(value)))
     if value < at_least:
         raise ValueError(mismatch(name, f"a whole number of at least {at_least}", value))
     return int(value)

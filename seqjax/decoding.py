@@ -1,4 +1,4 @@
-"""Sampling: a model of symbols that reads what it writes."""
+"""Sampling: drawing symbols from logits, and generating them autoregressively."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,29 +14,40 @@ from seqjax.engine.unroll import Model, output, unroll
 __all__ = ["generate", "sample"]
 
 Tree = Any
+UNDEFINED = -1
+INT32 = range(-(2**31), 2**31)
 
 
 def sample(
     key: jax.Array,
     logits: jax.Array,
     *,
-    temperature: float = 1.0,
+    temperature: float | jax.Array = 1.0,
     top_k: int | None = None,
-    top_p: float | None = None,
+    top_p: float | jax.Array | None = None,
 ) -> jax.Array:
-    """Draws a symbol from softmax(logits / temperature), kept to its likeliest symbols.
+    """Draws a symbol from softmax(logits / temperature), restricted to the most likely ones.
+
+    The distribution and the noise are float32 at least, whatever the dtype of the logits. The
+    most likely symbol is never excluded.
 
     Args:
       key: a JAX random key.
-      logits: [V], unnormalised log-probabilities, floating.
-      temperature: 0 takes the likeliest symbol; above 1 evens the distribution out.
-      top_k: draw among this many likeliest symbols (Fan et al. 2018); ties with the last of
+      logits: [V], unnormalised log-probabilities, floating. A symbol at -inf is never drawn;
+        those at +inf share all the probability.
+      temperature: 0 takes the most likely symbol (the first of several); above 1 evens the
+        distribution out.
+      top_k: draw among this many most likely symbols (Fan et al. 2018); ties with the last of
         them stay in.
-      top_p: draw from the nucleus: the fewest likeliest symbols whose probability, after
-        temperature and `top_k`, reaches this much (Holtzman et al. 2020, arXiv:1904.09751).
+      top_p: draw from the nucleus: the fewest most likely symbols whose probability, after
+        temperature and `top_k`, reaches this much (Holtzman et al. 2020, arXiv:1904.09751);
+        1 keeps every symbol.
 
     Returns:
-      int32 [], in [0, V).
+      int32 [], in [0, V). It is -1 where no distribution is defined: if a logit is NaN, if all
+      are -inf, or if a traced `temperature` or `top_p` is out of its range (a negative, infinite
+      or NaN temperature; a top_p outside (0, 1]). Test for it before looking a symbol up: -1 is
+      the last entry of a Python sequence.
 
     Raises:
       TypeError, ValueError: an argument is not as described.
@@ -44,25 +55,42 @@ def sample(
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> int(sj.sample(jax.random.key(0), jnp.array([0.1, 2.0, 0.3]), temperature=0))
     1
+    >>> int(sj.sample(jax.random.key(0), jnp.array([0.1, jnp.nan, 0.3])))
+    -1
     """
+    key = _random_key(key)
     logits = _checks.as_array("logits", logits)
     if logits.ndim != 1 or not logits.size:
-        raise ValueError(_checks.mismatch("logits", "[V] with V ≥ 1", _checks.describe(logits)))
+        batched = _checks.BATCHED if logits.ndim > 1 else ""
+        got = _checks.describe(logits) + batched
+        raise ValueError(_checks.mismatch("logits", "[V] with V ≥ 1", got))
     _checks.float_dtype("logits", logits.dtype)
-    _check_sampling(temperature, top_k, top_p)
-    if temperature == 0:
-        return jnp.argmax(logits).astype(jnp.int32)
-    logits = logits / jnp.asarray(temperature, logits.dtype)
+    temperature, top_p, defined = _options(temperature, top_k, top_p)
+
+    dtype = logits.dtype if jnp.finfo(logits.dtype).bits >= 32 else jnp.dtype(jnp.float32)
+    tiny, largest = jnp.finfo(dtype).tiny, jnp.finfo(dtype).max
+    # The largest number stands for +inf, whose difference from itself would be NaN.
+    logits = jnp.minimum(logits.astype(dtype), largest)
+    most = jnp.max(logits)
+    # Subtracted before anything is scaled: no temperature makes the largest logit overflow.
+    relative = logits - most
     if top_k is not None:
-        kth = lax.top_k(logits, min(top_k, logits.size))[0][-1]
-        logits = jnp.where(logits < kth, -jnp.inf, logits)
+        kth = lax.top_k(relative, min(top_k, logits.size))[0][-1]
+        relative = jnp.where(relative < kth, -jnp.inf, relative)
+    temperature = jnp.asarray(temperature, dtype)
+    relative = relative / jnp.clip(temperature, tiny, largest)
     if top_p is not None:
-        order = jnp.argsort(-logits)
-        probability = jax.nn.softmax(logits[order])
-        # A symbol is in the nucleus if the likelier ones have not reached top_p yet.
-        inside = jnp.cumsum(probability) - probability < jnp.asarray(top_p, logits.dtype)
-        logits = jnp.where(inside[jnp.argsort(order)], logits, -jnp.inf)
-    return jax.random.categorical(key, logits).astype(jnp.int32)
+        top_p = jnp.asarray(top_p, dtype)
+        order = jnp.argsort(-relative)
+        probability = jax.nn.softmax(relative[order])
+        before = jnp.concatenate([jnp.zeros(1, dtype), jnp.cumsum(probability[:-1])])
+        # A symbol is in the nucleus if the more likely ones have not reached top_p yet. Rounded
+        # sums may reach 1 too early, and a rounded top_p may be 0.
+        inside = (before < jnp.maximum(top_p, tiny)) | (top_p >= 1)
+        relative = jnp.where(inside[jnp.argsort(order)], relative, -jnp.inf)
+    drawn = jax.random.categorical(key, relative).astype(jnp.int32)
+    symbol = jnp.where(temperature < tiny, jnp.argmax(logits).astype(jnp.int32), drawn)
+    return jnp.where(defined & (most > -jnp.inf), symbol, UNDEFINED)
 
 
 def generate(
@@ -73,26 +101,31 @@ def generate(
     *,
     key: jax.Array,
     state: Tree = None,
-    temperature: float = 1.0,
+    temperature: float | jax.Array = 1.0,
     top_k: int | None = None,
-    top_p: float | None = None,
+    top_p: float | jax.Array | None = None,
     encode: Callable[[jax.Array], Tree] | None = None,
 ) -> tuple[Tree, jax.Array]:
-    """Lets a model of symbols write on: each symbol it draws is its next input.
+    """Generates symbols autoregressively: each one that is drawn is the next input.
 
     Args:
       model: a model whose y(t) are the logits [V] of the next symbol.
       params: its parameters.
       prompt: int [P], P ≥ 1, the symbols to begin with.
-      length: how many symbols to write, at least 1.
+      length: how many symbols to generate, at least 1.
       key: a JAX random key.
       state: h(-1), before the prompt; the model's initial state if None.
       temperature, top_k, top_p: see `sample`.
-      encode: `encode(symbol) -> x`; one-hot of the model's input size if None.
+      encode: `encode(symbol) -> x` of an int32 symbol; one-hot of the model's input size if
+        None.
 
     Returns:
-      (state, int32 [length]): the symbols written, and the state that has read all but the
-      last of them. `generate(..., prompt=symbols[-1:], state=state)` writes on from there.
+      (state, int32 [length]): the symbols generated, and the state after reading all but the
+      last of them. `generate(..., prompt=symbols[-1:], state=state)` continues from there.
+
+      A symbol that is undefined (-1, see `sample`) makes all that follow -1: `encode` is given
+      -1 then, and the state is of no use. So does a traced prompt with symbols that have no
+      one-hot vector.
 
     Raises:
       TypeError, ValueError: an argument is not as described.
@@ -105,58 +138,108 @@ def generate(
     (20,)
     """
     _checks.instance("model", model, Model, "a seqjax model")
-    prompt = _checks.as_array("prompt", prompt)
-    if prompt.ndim != 1 or not prompt.size:
-        raise ValueError(_checks.mismatch("prompt", "int[P] with P ≥ 1", _checks.describe(prompt)))
-    if not jnp.issubdtype(prompt.dtype, jnp.integer):
-        raise TypeError(_checks.mismatch("prompt", "whole numbers", _checks.describe(prompt)))
     length = _checks.size("length", length)
-    _check_sampling(temperature, top_k, top_p)
-    if encode is None:
-        encode = _one_hot_of(model.input)
-        _check_symbols(model, prompt)
+    key = _random_key(key)
+    _options(temperature, top_k, top_p)
+    _checks.function("encode", encode, optional=True)
+    symbols, to_input = _one_hot(model) if encode is None else (INT32, encode)
+    prompt, defined = _symbols(prompt, symbols)
 
-    def draw(key, logits):
-        return sample(key, logits, temperature=temperature, top_k=top_k, top_p=top_p)
+    def draw(key, logits, defined):
+        symbol = sample(key, logits, temperature=temperature, top_k=top_k, top_p=top_p)
+        return jnp.where(defined, symbol, UNDEFINED)
 
     def write(carry, key):
         state, symbol = carry
-        state, logits = model.step(params, state, encode(symbol))
-        symbol = draw(key, logits)
+        state, logits = model.step(params, state, to_input(symbol))
+        symbol = draw(key, logits, symbol != UNDEFINED)
         return (state, symbol), symbol
 
     keys = jax.random.split(key, length)
-    state, logits = unroll(model, params, jax.vmap(encode)(prompt), state)
-    first = draw(keys[0], logits[-1])
+    state, logits = unroll(model, params, jax.vmap(to_input)(prompt), state)
+    first = draw(keys[0], logits[-1], defined)
     (state, _), rest = lax.scan(write, (state, first), keys[1:])
     return state, jnp.concatenate([first[None], rest])
 
 
-def _check_sampling(temperature, top_k, top_p):
-    _checks.number("temperature", temperature, at_least=0)
+def _random_key(value):
+    """One typed key; an array of key data is wrapped, as JAX does."""
+    expected = "a JAX random key such as jax.random.key(0)"
+    if not isinstance(value, _checks.ARRAYS):
+        raise TypeError(_checks.mismatch("key", expected, _checks.describe(value)))
+    typed = value
+    if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        try:
+            typed = jax.random.wrap_key_data(jnp.asarray(value))
+        except TypeError:
+            raise TypeError(_checks.mismatch("key", expected, _checks.describe(value))) from None
+    if typed.ndim:
+        got = _checks.describe(value) + _checks.BATCHED
+        raise ValueError(_checks.mismatch("key", "one JAX random key", got))
+    return typed
+
+
+def _options(temperature, top_k, top_p):
+    """Temperature and top_p, and whether they are in range, which is an array if traced."""
     if top_k is not None:
         _checks.size("top_k", top_k)
-    if top_p is not None and _checks.number("top_p", top_p, above=0) > 1:
-        raise ValueError(_checks.mismatch("top_p", "a probability in (0, 1]", top_p))
+    temperature = _scalar("temperature", temperature)
+    defined: bool | jax.Array = True
+    if isinstance(temperature, jax.core.Tracer):
+        defined = (temperature >= 0) & (temperature < jnp.inf)
+    else:
+        _checks.number("temperature", temperature, at_least=0)
+    if top_p is not None:
+        top_p = _scalar("top_p", top_p)
+        if isinstance(top_p, jax.core.Tracer):
+            defined = defined & (top_p > 0) & (top_p <= 1)
+        elif _checks.number("top_p", top_p, above=0) > 1:
+            raise ValueError(_checks.mismatch("top_p", "a probability in (0, 1]", top_p))
+    return temperature, top_p, defined
 
 
-def _check_symbols(model, prompt):
-    """One-hot vectors of other symbols than [0, V) would be zero, and nobody would know."""
-    (size,) = model.input.shape
-    if not isinstance(prompt, jax.core.Tracer):
-        known = np.asarray(prompt)
-        least, most = known.min(), known.max()
-        if least < 0 or most >= size:
-            expected, given = f"symbols in [0, {size})", f"{least} to {most}"
-            raise ValueError(_checks.mismatch("prompt", expected, given))
-    logits = jax.eval_shape(output, model)
-    if logits.shape != (size,):
-        expected = f"a model that puts out as many logits as its input has symbols, {size}"
-        raise ValueError(_checks.mismatch("model", expected, _checks.describe(logits)))
+def _scalar(name, value):
+    """A scalar array that is known as a number, one that is traced as a float."""
+    if not isinstance(value, _checks.ARRAYS):
+        return value
+    if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+        raise TypeError(_checks.mismatch(name, "a number", _checks.describe(value)))
+    if value.ndim:
+        got = _checks.describe(value) + _checks.BATCHED
+        raise ValueError(_checks.mismatch(name, "a scalar", got))
+    traced = isinstance(value, jax.core.Tracer)
+    return jnp.asarray(value, jnp.result_type(float)) if traced else value.item()
 
 
-def _one_hot_of(spec):
+def _symbols(prompt, symbols: range):
+    """The prompt as int32, and whether its symbols are among these, an array if traced."""
+    array = _checks.as_array("prompt", prompt)
+    if array.ndim != 1 or not array.size:
+        got = _checks.describe(array) + (_checks.BATCHED if array.ndim > 1 else "")
+        raise ValueError(_checks.mismatch("prompt", "int[P] with P ≥ 1", got))
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(_checks.mismatch("prompt", "integers", _checks.describe(array)))
+    if isinstance(prompt, jax.core.Tracer):
+        least = max(symbols.start, jnp.iinfo(array.dtype).min)
+        most = min(symbols.stop - 1, jnp.iinfo(array.dtype).max)
+        return array.astype(jnp.int32), jnp.all((array >= least) & (array <= most))
+    known = np.asarray(prompt)  # and not `array`, which may have lost the upper bits
+    least, most = int(known.min()), int(known.max())
+    if least not in symbols or most not in symbols:
+        expected = f"symbols in [{symbols.start}, {symbols.stop})"
+        raise ValueError(_checks.mismatch("prompt", expected, f"{least} to {most}"))
+    return jnp.asarray(known.astype(np.int32)), True
+
+
+def _one_hot(model):
+    """The symbols that have a one-hot vector, and the function that makes it."""
+    spec = model.input
     if spec is None or len(spec.shape) != 1:
         expected = "a function symbol -> x, since the model does not take a vector"
-        raise ValueError(_checks.mismatch("encode", expected, "none"))
-    return lambda symbol: jax.nn.one_hot(symbol, spec.shape[0], dtype=spec.dtype)
+        raise ValueError(_checks.mismatch("encode", expected, "None"))
+    logits = jax.eval_shape(output, model)
+    if getattr(logits, "shape", None) != spec.shape:
+        expected = f"a model that outputs one logit per symbol of its input, {spec.shape[0]}"
+        raise ValueError(_checks.mismatch("model", expected, _checks.describe(logits)))
+    encode = lambda symbol: jax.nn.one_hot(symbol, spec.shape[0], dtype=spec.dtype)
+    return range(spec.shape[0]), encode

@@ -39,6 +39,124 @@ def test_the_distribution_drawn_from(options, expected):
     assert all(f == 0 for f, e in zip(frequencies(**options), expected, strict=True) if e == 0)
 
 
+K = jax.random.key(0)
+TINY = 1e-38
+inf, nan = jnp.inf, jnp.nan
+
+
+def chi_square(drawn, logits):
+    """In standard deviations from its mean."""
+    logits = np.asarray(logits, float)
+    expected = np.exp(logits - logits.max())
+    expected *= drawn.size / expected.sum()
+    counts = np.bincount(drawn.ravel(), minlength=logits.size)
+    freedom = logits.size - 1
+    return (np.sum((counts - expected) ** 2 / expected) - freedom) / np.sqrt(2 * freedom)
+
+
+def constant(logits):
+    """A model of symbols whose logits are always these."""
+    return sj.cell(lambda key: (), lambda params, state, x: (state, logits), lambda params: ())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_draws_in_every_dtype_follow_the_distribution(dtype):
+    """10⁵ draws of 64 symbols. With noise of that dtype: float16 37, bfloat16 570."""
+    logits = (1.5 * jax.random.normal(K, (64,))).astype(dtype)
+    draw = jax.jit(jax.vmap(lambda key: sj.sample(key, logits)))
+    drawn = draw(jax.random.split(K, 100_000))
+    assert drawn.dtype == jnp.int32
+    assert abs(chi_square(drawn, logits)) < 5
+
+    def generate(key):
+        encode = lambda symbol: symbol[None]
+        return sj.generate(constant(logits), (), jnp.zeros(1, int), 100, key=key, encode=encode)[1]
+
+    drawn = jax.jit(jax.vmap(generate))(jax.random.split(K, 1000))
+    assert drawn.dtype == jnp.int32
+    assert abs(chi_square(drawn, logits)) < 5
+
+
+@pytest.mark.parametrize(
+    ("dtype", "logits", "options"),
+    [
+        ("float16", [70, 90], {"temperature": 1e-3}),
+        ("float32", [10, 20], {"temperature": TINY}),
+        ("float32", [10, 20], {"temperature": 1e-50}),
+        ("float64", [10, 20], {"temperature": 1e-300}),
+        ("float32", [-3e38, 3e38], {}),
+        ("float16", [0, 3], {"top_p": 1e-8}),
+        ("float32", [0, 3], {"top_p": 1e-50}),
+        ("float32", [0, 3, 3], {"top_p": 1e-50}),
+        ("float32", [0, inf], {}),
+        ("float32", [0, inf], {"temperature": 0}),
+        ("float32", [0, inf], {"top_k": 2, "top_p": 0.9}),
+        ("float16", [65504, inf], {"top_p": 1.0}),
+        ("float32", [-inf, 0], {"top_k": 2, "top_p": 1.0}),
+        ("bfloat16", [0, 3, 3], {"temperature": 0}),
+    ],
+)
+def test_the_most_likely_symbol_at_the_edges(dtype, logits, options):
+    """Symbol 1, for any key, traced options or not, and with no NaN on the way."""
+    logits = jnp.array(logits, dtype)
+    traced = {name: options.get(name) for name in ("temperature", "top_p") if name in options}
+    fixed = {name: options[name] for name in options if name not in traced}
+    by_trace = jax.jit(lambda key, traced: sj.sample(key, logits, **fixed, **traced))
+    with jax.debug_nans(True):
+        for key in jax.random.split(K, 8):
+            assert sj.sample(key, logits, **options) == 1
+            assert by_trace(key, traced) == 1
+
+
+def test_infinite_logits_share_the_probability():
+    logits = jnp.array([inf, 0.0, inf, -inf])
+    drawn = jax.vmap(lambda key: sj.sample(key, logits))(jax.random.split(K, 2000))
+    np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 2000, [0.5, 0, 0.5, 0], atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_the_whole_nucleus_keeps_every_symbol(dtype, monkeypatch):
+    """The rounded sum of 2,000 probabilities may reach 1 before the last of them."""
+    count = lambda key, logits: jnp.sum(logits > -inf)
+    monkeypatch.setattr(jax.random, "categorical", count)
+    logits = (3 * jax.random.normal(K, (50, 2000))).astype(dtype)
+    kept = jax.jit(jax.vmap(lambda z, p: sj.sample(K, z, top_p=p), (0, None)))
+    np.testing.assert_array_equal(kept(logits, 1.0), 2000)
+    assert np.all(kept(logits, 0.5) < 1000)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"top_k": 2, "top_p": 0.5}])
+@pytest.mark.parametrize("logits", [[0.0, nan, 1.0], [nan, inf, 0.0], [-inf, -inf, -inf]])
+def test_no_distribution_gives_no_symbol(logits, options):
+    for dtype in ("float16", "float64"):
+        draw = lambda logits: sj.sample(K, logits, **options)
+        assert draw(jnp.array(logits, dtype)) == jax.jit(draw)(jnp.array(logits, dtype)) == -1
+
+
+def test_traced_options_out_of_range_give_no_symbol():
+    draw = jax.jit(lambda t, p: sj.sample(K, jnp.array([0.0, 9.0]), temperature=t, top_p=p))
+    for temperature in (-1.0, -1, inf, nan):
+        assert draw(temperature, 0.5) == -1
+    for top_p in (-1.0, 0.0, 1.5, nan):
+        assert draw(1.0, top_p) == -1
+    for temperature, top_p in [(0.0, 1.0), (0, 1), (-0.0, 0.5), (1e-3, 1e-300)]:
+        assert draw(temperature, top_p) == 1
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.array, jnp.array, jnp.bfloat16])
+def test_options_as_arrays(kind):
+    """Scalars of NumPy and JAX, known or traced, draw what Python's numbers draw."""
+    keys, options = jax.random.split(K, 50), {"temperature": 0.5, "top_p": 0.75}
+    draw = jax.vmap(lambda key, options: sj.sample(key, LOGITS, **options), (0, None))
+    expected = jax.vmap(lambda key: sj.sample(key, LOGITS, **options))(keys)
+    arrays = {name: kind(value) for name, value in options.items()}
+    np.testing.assert_array_equal(jax.jit(draw)(keys, arrays), expected)
+    got = jax.vmap(lambda key: sj.sample(key, LOGITS, **arrays))(keys)
+    np.testing.assert_array_equal(got, expected)
+    whole = generate(length=4, **{name: kind(1) for name in options})[1]
+    np.testing.assert_array_equal(whole, generate(length=4)[1])
+
+
 MODEL = sj.stack(sj.lstm(5, 6, dtype=jnp.float64), sj.dense(6, 5, dtype=jnp.float64))
 PARAMS = jax.tree.map(lambda p: 3 * p, MODEL.init(jax.random.key(3)))
 WIDE = sj.gru(5, 4).init(jax.random.key(0))
@@ -82,6 +200,74 @@ def test_one_symbol_only_and_batches():
     )
 
 
+def test_what_is_undefined_stays_so():
+    """The model forgets at once; what it wrote does not become defined again."""
+
+    def step(params, state, x):
+        return state + 1, jnp.where(state == 3, nan, x + jnp.arange(5.0))
+
+    model = sj.cell(lambda key: (), step, lambda params: jnp.zeros((), int))
+    seen = []
+
+    def encode(symbol):
+        jax.debug.callback(lambda s: seen.append(int(s)), symbol)
+        return jnp.full(5, symbol, float)
+
+    state, symbols = sj.generate(
+        model, (), jnp.array([2, 1]), 6, key=K, encode=encode, temperature=0
+    )
+    jax.effects_barrier()
+    np.testing.assert_array_equal(symbols, [4, 4, -1, -1, -1, -1])
+    assert sorted(seen) == [-1, -1, -1, 1, 2, 4, 4]
+    assert state == 7
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "uint64"])
+def test_prompts_of_any_integers(dtype):
+    """Known symbols are checked before they are narrowed, traced ones give undefined ones."""
+    np.testing.assert_array_equal(generate(np.asarray(PROMPT, dtype))[1], generate()[1])
+    run = jax.jit(lambda prompt: generate(prompt, length=3)[1])
+    expected = generate(length=3)[1]
+    np.testing.assert_array_equal(run(np.asarray(PROMPT, dtype)), expected)
+    encode = lambda symbol: jax.nn.one_hot(symbol, 5, dtype=jnp.float64)
+    own = jax.jit(lambda prompt: generate(prompt, length=3, encode=encode)[1])
+    np.testing.assert_array_equal(own(np.asarray(PROMPT, dtype)), expected)
+    most = np.iinfo(dtype).max
+    np.testing.assert_array_equal(run(np.array([0, 1, most], dtype)), [-1, -1, -1])
+    with pytest.raises(ValueError, match=rf"prompt: .* in \[0, 5\), got 0 to {most}"):
+        generate(np.array([0, most], dtype))
+
+
+def test_a_prompt_that_jax_would_narrow():
+    seen = []
+
+    def encode(symbol):
+        seen.append(symbol.dtype)
+        return jax.nn.one_hot(symbol, 5, dtype=jnp.float32)
+
+    with jax.enable_x64(False):
+        model = sj.stack(sj.lstm(5, 6), sj.dense(6, 5))
+        params = model.init(K)
+        run = lambda prompt, **options: sj.generate(model, params, prompt, 2, key=K, **options)
+        for options in ({}, {"encode": encode}):
+            with pytest.raises(ValueError, match=r"prompt: expected symbols .* got 4294967299 to"):
+                run(np.array([2**32 + 3]), **options)
+            assert run(np.array([3]), **options)[1].shape == (2,)
+    run = lambda prompt: sj.generate(model, params, prompt, 2, key=K, encode=encode)[1]
+    np.testing.assert_array_equal(jax.jit(run)(np.array([2**32 + 3])), [-1, -1])
+    assert set(seen) == {jnp.dtype(jnp.int32)}
+
+
+def test_keys_old_and_new():
+    expected = generate(key=jax.random.key(7))[1]
+    old = jax.random.PRNGKey(7)
+    for key in (old, np.asarray(old)):
+        np.testing.assert_array_equal(generate(key=key)[1], expected)
+        assert sj.sample(key, LOGITS) == sj.sample(jax.random.key(7), LOGITS)
+    rbg = jax.random.key(7, impl="rbg")
+    np.testing.assert_array_equal(generate(length=1, key=rbg)[1].shape, (1,))
+
+
 def test_encode_of_the_users_own():
     """An embedding inside the model: symbols themselves are the inputs."""
     table = jnp.asarray(np.random.default_rng(0).standard_normal((5, 5)))
@@ -95,15 +281,37 @@ def test_encode_of_the_users_own():
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
+        (
+            lambda: generate(length=jnp.array(3)),
+            TypeError,
+            "length: expected a Python integer, got",
+        ),
+        (lambda: generate(key=0), TypeError, r"key: .* jax.random.key\(0\), got int 0"),
+        (lambda: generate(key=None), TypeError, "key: .* got NoneType"),
+        (lambda: generate(key=jnp.ones(2)), TypeError, r"key: .* got float64\[2\]"),
+        (lambda: generate(key=np.zeros(3, np.uint32)), TypeError, r"key: .* got uint32\[3\]"),
+        (lambda: sj.sample(0, LOGITS), TypeError, "key: .* got int 0"),
+        (
+            lambda: generate(key=jax.random.split(K)),
+            ValueError,
+            r"key: expected one .* got key<fry>\[2\]; for a batch, use jax.vmap",
+        ),
+        (lambda: generate(temperature=np.ones(2)), ValueError, "temperature: expected a scalar"),
+        (lambda: generate(temperature=np.array(-1)), ValueError, "temperature: .* got -1"),
+        (lambda: generate(temperature=np.array(nan)), ValueError, "temperature: .* finite"),
+        (lambda: generate(temperature=np.array(1j)), TypeError, "temperature: .* got complex128"),
+        (lambda: generate(top_p=jnp.array(True)), TypeError, r"top_p: .* got bool\[\]"),
+        (lambda: generate(top_k=jnp.array(2)), TypeError, "top_k: expected a Python integer"),
+        (lambda: generate(encode=np.eye(5)), TypeError, "encode: expected a function"),
         (lambda: generate(length=0), ValueError, "length: expected .* at least 1, got 0"),
         (lambda: generate(prompt=PROMPT[:0]), ValueError, r"prompt: expected int\[P\] with P ≥ 1"),
         (lambda: generate(prompt=PROMPT[None]), ValueError, r"prompt: .* got int64\[1, 3\]"),
-        (lambda: generate(prompt=jnp.ones(2)), TypeError, "prompt: expected whole numbers"),
+        (lambda: generate(prompt=jnp.ones(2)), TypeError, "prompt: expected integers"),
         (lambda: generate(prompt=PROMPT + 2), ValueError, r"prompt: .* in \[0, 5\), got 2 to 5"),
         (
             lambda: sj.generate(sj.gru(5, 4), WIDE, PROMPT, 3, key=jax.random.key(0)),
             ValueError,
-            r"model: .* as many logits as its input has symbols, 5, got float64\[4\]",
+            r"model: .* one logit per symbol of its input, 5, got float64\[4\]",
         ),
         (lambda: generate(temperature=-1), ValueError, "temperature: expected .* got -1"),
         (lambda: generate(temperature="hot"), TypeError, "temperature: expected a number"),
