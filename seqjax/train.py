@@ -1,5 +1,7 @@
 """Training: one optimizer step, compiled, and the means that series with padding need."""
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ class Report(NamedTuple):
 
     Attributes:
       loss: [], the value of the loss.
-      grad_norm: [], the global norm of its gradient.
+      grad_norm: [], the global norm of its gradient, in float32 at least.
       aux: what the loss returned beside its value, or None.
     """
 
@@ -28,26 +30,30 @@ class Report(NamedTuple):
     aux: Tree
 
 
-def make_step(
-    loss: Callable, optimizer: optax.GradientTransformation, *, has_aux: bool = False
-) -> Callable:
+def make_step(loss: Callable, optimizer: Any, *, has_aux: bool = False) -> Callable:
     """Makes `step(params, opt_state, *batch) -> (params, opt_state, Report)`.
 
     The step is compiled, and the buffers of `params` and `opt_state` are donated: use what it
-    returns from then on, not what was passed.
+    returns from then on, not what was passed. (A buffer that stands in more than one place,
+    `batch` included, is copied first.)
 
     Args:
       loss: `loss(params, *batch) -> scalar`, or `-> (scalar, aux)`. A batch whose steps carry
         a state (truncated BPTT) passes it in `batch` and returns the new one in `aux`.
-      optimizer: any optax transformation, e.g. a chain with `optax.clip_by_global_norm`.
+      optimizer: any optax transformation, e.g. a chain with `optax.clip_by_global_norm`, or
+        another object with its `init` and `update`, e.g. `optax.MultiSteps`. Of these keyword
+        arguments `update` is passed those that it takes: `value` and `grad`, the loss and its
+        gradient; `value_fn` and `obj_fn`, params -> loss of this batch; `grad_fn`, (params,
+        ...) -> its gradient.
       has_aux: whether the loss returns an `aux`.
 
     Returns:
       The step.
 
     Raises:
-      TypeError: an argument is not as described. The step raises ValueError for a loss that
-        is not a scalar.
+      TypeError: an argument is not as described. The step raises TypeError for a loss that
+        returns no pair though `has_aux` is True, and ValueError for a loss that is not a
+        scalar and for params or a state that an earlier step was given.
 
     >>> import jax.numpy as jnp, optax, seqjax as sj
     >>> optimizer = optax.sgd(0.1)
@@ -59,30 +65,122 @@ def make_step(
     """
     _checks.function("loss", loss)
     _checks.flag("has_aux", has_aux)
-    expected = "an optax.GradientTransformation"
-    _checks.instance("optimizer", optimizer, optax.GradientTransformation, expected)
+    update = _update_of(optimizer)
 
     def scalar_loss(params, *batch):
-        value, aux = loss(params, *batch) if has_aux else (loss(params, *batch), None)
+        value, aux = _pair(loss(params, *batch)) if has_aux else (loss(params, *batch), None)
         if getattr(value, "shape", None) != ():
-            raise ValueError(_checks.mismatch("loss", "a scalar", _checks.describe(value)))
+            hint = "; for (scalar, aux), set has_aux" if isinstance(value, tuple) else ""
+            raise ValueError(_checks.mismatch("loss", "a scalar", _checks.describe(value) + hint))
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            got = _checks.describe(value)
+            raise TypeError(_checks.mismatch("loss", "a floating scalar", got))
         return value, aux
 
-    def step(params, opt_state, *batch):
-        (value, aux), grads = jax.value_and_grad(scalar_loss, has_aux=True)(params, *batch)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        report = Report(value, optax.tree.norm(grads), aux)
-        return optax.apply_updates(params, updates), opt_state, report
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def compiled(params, opt_state, *batch):
+        _differentiable(params)
+        (value, aux), grad = jax.value_and_grad(scalar_loss, has_aux=True)(params, *batch)
 
-    return jax.jit(step, donate_argnums=(0, 1))
+        def value_fn(params, *_, obj_fn=None, grad_fn=None):
+            del obj_fn, grad_fn  # the line searches of optax hand on what they do not know
+            return scalar_loss(params, *batch)[0]
+
+        extra = {
+            "value": value,
+            "grad": grad,
+            "value_fn": value_fn,
+            "obj_fn": value_fn,
+            "grad_fn": jax.grad(value_fn),
+        }
+        updates, opt_state = update(grad, opt_state, params, extra)
+        return optax.apply_updates(params, updates), opt_state, Report(value, _norm(grad), aux)
+
+    def step(params, opt_state, *batch):
+        seen = {_buffer(leaf) for leaf in jax.tree.leaves(batch) if _is_held(leaf)}
+        params = _donatable("params", params, seen)
+        opt_state = _donatable("opt_state", opt_state, seen)
+        return compiled(params, opt_state, *batch)
+
+    return step
+
+
+def _pair(value):
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        expected = "a pair (scalar, aux), since has_aux is True"
+        raise TypeError(_checks.mismatch("loss", expected, _checks.describe(value)))
+    return value
+
+
+def _update_of(optimizer):
+    """`update(grad, state, params, extra)`, which hands on of `extra` what the optimizer takes."""
+    init, update = getattr(optimizer, "init", None), getattr(optimizer, "update", None)
+    if isinstance(optimizer, type) or not (callable(init) and callable(update)):
+        expected = "an optax optimizer, i.e. an object with functions init and update"
+        raise TypeError(_checks.mismatch("optimizer", expected, _checks.describe(optimizer)))
+    takes = list(inspect.signature(update).parameters.values())[3:]
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes):
+        return lambda grad, state, params, extra: update(grad, state, params, **extra)
+    names = [parameter.name for parameter in takes]
+    return lambda grad, state, params, extra: update(
+        grad, state, params, **{name: extra[name] for name in names if name in extra}
+    )
+
+
+def _differentiable(params):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            name = "params" + jax.tree_util.keystr(path)
+            raise TypeError(_checks.mismatch(name, "a floating array", _checks.describe(leaf)))
+
+
+def _norm(grad):
+    """The global norm in one dtype: half precision could not hold the squares."""
+    leaves = jax.tree.leaves(grad)
+    double = any(jnp.finfo(leaf.dtype).bits == 64 for leaf in leaves)
+    dtype = jnp.float64 if double else jnp.float32
+    return optax.tree.norm([jnp.abs(leaf).astype(dtype) for leaf in leaves])
+
+
+def _donatable(name, tree, seen):
+    """`tree` with a copy of each leaf whose buffer is among those seen; adds the others.
+
+    Optimizers keep the parameters that they began with, and layers share theirs: XLA takes no
+    buffer twice.
+    """
+
+    def own(path, leaf):
+        if not _is_held(leaf):
+            return leaf
+        if leaf.is_deleted():
+            expected, got = "what the last step returned", "an array that was donated to it"
+            raise ValueError(_checks.mismatch(name + jax.tree_util.keystr(path), expected, got))
+        if _buffer(leaf) in seen:
+            return jnp.copy(leaf)
+        seen.add(_buffer(leaf))
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(own, tree)
+
+
+def _is_held(leaf):
+    """Whether a leaf is in JAX's memory already: neither traced nor NumPy's."""
+    return isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+
+
+def _buffer(array):
+    """Where an array is in memory: two arrays may be one buffer, e.g. after a device_put."""
+    return array.addressable_data(0).unsafe_buffer_pointer()
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
     """The mean over valid entries only; 0 if there are none.
 
+    Entries are counted and summed in float32 at least.
+
     Args:
       values: floating, of any shape, e.g. the losses [B, T] of `optax.losses`. What stands at
-        invalid entries (NaN too) changes neither the mean nor its gradient.
+        invalid entries (NaN too) changes neither the mean nor the gradient of `values`.
       mask: bool, of the same shape.
 
     Returns:
@@ -91,13 +189,25 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
     Raises:
       TypeError, ValueError: an argument is not as described.
 
-    >>> import jax.numpy as jnp, seqjax as sj
-    >>> losses = jnp.array([[1.0, 3.0], [5.0, jnp.nan]])
-    >>> float(sj.train.masked_mean(losses, jnp.array([[True, True], [True, False]])))
-    3.0
+    A NaN that enters *before* `values`, such as a missing target, leaves the mean right but makes
+    the gradient of the parameters NaN: that entry's loss has a NaN derivative, and 0 · NaN is
+    NaN. (So does a loss with an infinite derivative at an invalid entry.) Fill such targets before
+    the loss is computed:
+
+    >>> import jax, jax.numpy as jnp, seqjax as sj
+    >>> targets = jnp.array([1.0, jnp.nan])
+    >>> mask = jnp.array([True, False])
+    >>> def loss(w, targets):
+    ...     return sj.train.masked_mean((w - targets) ** 2, mask)
+    >>> float(loss(3.0, targets)), float(jax.grad(loss)(3.0, targets))
+    (4.0, nan)
+    >>> float(jax.grad(loss)(3.0, jnp.where(mask, targets, 0)))
+    4.0
     """
     values = _checks.as_array("values", values)
     _checks.float_dtype("values", values.dtype)
     mask = _checks.array("mask", mask, values.shape, jnp.bool_)
-    count = jnp.maximum(jnp.sum(mask), 1).astype(values.dtype)
-    return jnp.sum(jnp.where(mask, values, 0)) / count
+    dtype = values.dtype if jnp.finfo(values.dtype).bits >= 32 else jnp.float32
+    total = jnp.sum(jnp.where(mask, values, 0).astype(dtype))
+    count = jnp.maximum(jnp.sum(mask), 1).astype(dtype)
+    return (total / count).astype(values.dtype)
