@@ -5,47 +5,33 @@ and dtypes must fit exactly, since nothing is broadcast or cast behind the calle
 """
 
 import math
-from collections.abc import Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqjax._messages import (
+    ARRAYS,
+    describe,
+    describe_non_array,
+    difference,
+    dtype_name,
+    mismatch,
+)
+
 Tree = Any
-ARRAYS = (jax.Array, np.ndarray, np.generic)
 BATCHED = "; for a batch, use jax.vmap"
 
 
-def describe(value: Any) -> str:
-    """`float32[3, 4]` for anything with a shape and a dtype, the type's name otherwise."""
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"{dtype_name(value.dtype)}[{', '.join(map(str, value.shape))}]"
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    return f"{type(value).__name__} {value!r}" if _is_scalar(value) else type(value).__name__
-
-
-def dtype_name(dtype: Any) -> str:
-    return dtype.name if hasattr(dtype, "name") else np.dtype(dtype).name
-
-
-def mismatch(name: str, expected: str, given: Any) -> str:
-    return f"{name}: expected {expected}, got {given}"
-
-
-def _is_scalar(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, complex, str))
-
-
 def size(name: str, value: Any, *, at_least: int = 1) -> int:
-    """A whole number, not a bool."""
+    """An integer, not a bool."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         # A traced integer is one too, but no shape can depend on it.
-        expected = "a Python integer" if isinstance(value, ARRAYS) else "a whole number"
+        expected = "a Python integer" if isinstance(value, ARRAYS) else "an integer"
         raise TypeError(mismatch(name, expected, describe(value)))
     if value < at_least:
-        raise ValueError(mismatch(name, f"a whole number of at least {at_least}", value))
+        raise ValueError(mismatch(name, f"an integer of at least {at_least}", value))
     return int(value)
 
 
@@ -53,7 +39,11 @@ def number(name: str, value: Any, *, above: float | None = None, at_least: float
     """A finite real number known now (not traced)."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(mismatch(name, "a number", describe(value)))
-    if not math.isfinite(value):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        finite = False
+    if not finite:
         raise ValueError(mismatch(name, "a finite number", value))
     if above is not None and not value > above:
         raise ValueError(mismatch(name, f"a number above {above:g}", value))
@@ -69,14 +59,31 @@ def flag(name: str, value: Any) -> bool:
 
 
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    expected = "one of " + ", ".join(map(repr, choices))
+    if not isinstance(value, str):  # an array would be compared element by element
+        raise TypeError(mismatch(name, expected, describe(value)))
     if value not in choices:
-        raise ValueError(mismatch(name, "one of " + ", ".join(map(repr, choices)), repr(value)))
+        raise ValueError(mismatch(name, expected, repr(value)))
     return value
 
 
 def function(name: str, value: Any, *, optional: bool = False) -> Any:
     if not callable(value) and not (optional and value is None):
         raise TypeError(mismatch(name, "a function", describe(value)))
+    return value
+
+
+def part(name: str, value: Any, *, optional: bool = False) -> Any:
+    """A function that a model is made of: hashable, since models are compared by their parts."""
+    return hashable(name, function(name, value, optional=optional), "wrap it in a function")
+
+
+def hashable(name: str, value: Any, remedy: str) -> Any:
+    try:
+        hash(value)
+    except TypeError:
+        given = f"{describe(value)}, which has no hash: {remedy}"
+        raise TypeError(mismatch(name, "something hashable", given)) from None
     return value
 
 
@@ -95,10 +102,13 @@ def float_dtype(name: str, value: Any, default: Any = None) -> np.dtype:
     """A floating dtype; JAX's default float where neither it nor a default is given."""
     if value is None:
         return jnp.dtype(jnp.result_type(float)) if default is None else default
+    is_array = hasattr(value, "shape") and not isinstance(value, (type, np.dtype))
     try:
-        dtype = jnp.dtype(value)
-    except TypeError:
-        raise TypeError(mismatch(name, "a floating dtype", repr(value))) from None
+        dtype = None if is_array else jnp.dtype(value)  # NumPy would take the dtype of an array
+    except (TypeError, ValueError):
+        dtype = None
+    if dtype is None:
+        raise TypeError(mismatch(name, "a floating dtype", describe(value)))
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(mismatch(name, "a floating dtype", dtype.name))
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
@@ -110,11 +120,38 @@ def float_dtype(name: str, value: Any, default: Any = None) -> np.dtype:
 
 def as_array(name: str, value: Any) -> Any:
     """An array as JAX holds it; Python numbers and lists have no dtype to check."""
-    if isinstance(value, ARRAYS):
-        return jnp.asarray(value)
     if isinstance(value, jax.ShapeDtypeStruct):  # what jax.eval_shape knows of an array
         return value
-    raise TypeError(mismatch(name, "a JAX or NumPy array", describe(value)))
+    try:
+        if isinstance(value, ARRAYS):
+            return jnp.asarray(value)
+    except (TypeError, ValueError):  # of strings or objects, or with a mask
+        pass
+    raise TypeError(mismatch(name, "a JAX or NumPy array", describe_non_array(value)))
+
+
+def arrays(name: str, value: Tree) -> Tree:
+    """A pytree of arrays, of any structure: what a user's function returns."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: as_array(name + jax.tree_util.keystr(path), leaf), value
+    )
+
+
+def key(name: str, value: Any) -> Any:
+    """One random key: a typed one, or the words of an old one."""
+    if not isinstance(value, ARRAYS):
+        raise TypeError(mismatch(name, "a JAX random key", describe(value)))
+    rank = 0 if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else 1
+    if value.ndim < rank or (rank == 1 and value.dtype != np.uint32):
+        raise TypeError(mismatch(name, "a JAX random key", describe(value)))
+    if value.ndim > rank:
+        raise ValueError(mismatch(name, "one JAX random key", describe(value) + BATCHED))
+    return value
+
+
+def keys(value: Any, number: int) -> Any:
+    """That many random keys, out of the argument `key` of an `init`."""
+    return jax.random.split(key("key", value), number)
 
 
 def array(name: str, value: Any, shape: tuple, dtype: Any) -> Any:
@@ -139,10 +176,13 @@ def array(name: str, value: Any, shape: tuple, dtype: Any) -> Any:
 
 def tree(name: str, value: Tree, spec: Tree) -> Tree:
     """A pytree with the structure, shapes and dtypes of `spec`; names the leaf that is off."""
-    structure: Any = jax.tree.structure(value)
+    try:
+        structure: Any = jax.tree.structure(value)
+    except (TypeError, ValueError):
+        given = f"{describe(value)}, which JAX cannot flatten"
+        raise TypeError(mismatch(name, "a pytree of arrays", given)) from None
     if structure != jax.tree.structure(spec):
-        expected, got = _outlines(spec, value)
-        raise ValueError(mismatch(name, f"the structure {expected}", got))
+        raise ValueError(mismatch(*difference(name, spec, value)))
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf, want: array(
             name + jax.tree_util.keystr(path), leaf, want.shape, want.dtype
@@ -152,27 +192,24 @@ def tree(name: str, value: Tree, spec: Tree) -> Tree:
     )
 
 
-def _leaves(value: Tree) -> list[str]:
-    return [
-        f"{jax.tree_util.keystr(path) or 'one array'}: {describe(leaf)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(value)
-    ]
+def pair(name: str, value: Any, expected: str) -> tuple[Any, Any]:
+    """What a user's function returned, if it is the pair that it must be."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(mismatch(name, f"a function that returns {expected}", describe(value)))
+    return value[0], value[1]
 
 
-def _outline(value: Tree, known: Collection[str] = ()) -> str:
-    """The leaves of a pytree; a "…" for those that are known."""
-    leaves = _leaves(value)
-    told = [leaf for leaf in leaves if leaf not in known]
-    told += ["…"] if len(told) < len(leaves) else []
-    return "{" + ", ".join(told) + "}" if leaves else f"an empty {type(value).__name__}"
+def step_result(value: Any) -> tuple[Tree, Tree]:
+    """What a user's `step` returned: (state, y); a Python number in y is an array, as in a scan."""
+    state, y = pair("step", value, "(state, y)")
+    numbers = (bool, int, float, complex)
+    y = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, numbers) else leaf, y)
+    return state, arrays("the y that step returns", y)
 
 
-def _outlines(spec: Tree, value: Tree) -> tuple[str, str]:
-    """Two pytrees of different structure, without the leaves that they share."""
-    wanted, found = set(_leaves(spec)), set(_leaves(value))
-    if wanted == found:  # in other containers
-        return str(jax.tree.structure(spec)), str(jax.tree.structure(value))
-    return _outline(spec, found), _outline(value, wanted)
+def one(name: str, value: Tree, spec: Any) -> Tree:
+    """One input of `spec`; any pytree of arrays where that is None."""
+    return arrays(name, value) if spec is None else array(name, value, spec.shape, spec.dtype)
 
 
 def series(name: str, value: Tree, spec: Any) -> tuple[Tree, int]:
@@ -182,28 +219,35 @@ def series(name: str, value: Tree, spec: Any) -> tuple[Tree, int]:
         return value, value.shape[0]
     leaves = jax.tree_util.tree_leaves_with_path(value)
     if not leaves:
-        raise ValueError(mismatch(name, "at least one array [T, …]", _outline(value)))
-    lengths = {}
+        raise ValueError(mismatch(name, "at least one array [T, …]", describe(value)))
+    lengths: dict[Any, str] = {}
     for path, leaf in leaves:
         leaf_name = name + jax.tree_util.keystr(path)
         if not as_array(leaf_name, leaf).ndim:
             raise ValueError(mismatch(leaf_name, "an array [T, …]", describe(leaf)))
-        lengths[leaf_name] = leaf.shape[0]
-    if len(set(lengths.values())) != 1:
-        raise ValueError(mismatch(name, "one length T for every array", lengths))
-    return jax.tree.map(jnp.asarray, value), next(iter(lengths.values()))
+        lengths.setdefault(leaf.shape[0], leaf_name)
+    if len(lengths) != 1:
+        given = ", ".join(f"{time} in {leaf_name}" for time, leaf_name in lengths.items())
+        raise ValueError(mismatch(name, "one length T for every array", given))
+    return jax.tree.map(jnp.asarray, value), next(iter(lengths))
 
 
 def length(value: Any, steps: int) -> jax.Array:
-    """A whole-number scalar; its range is checked where it is known."""
+    """An integer scalar, unsigned, since a count from 0 on can be compared with any of them.
+
+    Its range is checked where it is known; else a negative one counts as 0. Of at least 32 bits,
+    so that a number of steps fits: int32, made of uint32 without x64, would be negative.
+    """
     known = isinstance(value, (int, *ARRAYS))
     if not known or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
-        raise TypeError(mismatch("length", "a whole-number scalar", describe(value)))
+        raise TypeError(mismatch("length", "an integer scalar", describe(value)))
     if jnp.ndim(value):
-        raise ValueError(mismatch("length", "a whole-number scalar", describe(value) + BATCHED))
+        raise ValueError(mismatch("length", "an integer scalar", describe(value) + BATCHED))
     if not isinstance(value, jax.core.Tracer) and not 0 <= int(value) <= steps:
         raise ValueError(mismatch("length", f"a number of steps in [0, {steps}]", int(value)))
-    return jnp.asarray(value)
+    value = jnp.asarray(value)
+    unsigned = jnp.uint64 if value.dtype.itemsize == 8 else jnp.uint32
+    return jnp.maximum(value, 0).astype(unsigned)
 
 
 def matmul_operands(x: Any, kernel: Any, bias: Any) -> None:

@@ -52,13 +52,12 @@ def stack(*models: Model) -> "Stack":
             continue  # nothing is known before the data come
         y = jax.eval_shape(output, below)
         if (y.shape, y.dtype) != (above.input.shape, above.input.dtype):
-            expected = f"the input {_checks.describe(y)} that models[{number - 1}] puts out"
+            expected = f"the input {_checks.describe(y)} that models[{number - 1}] outputs"
             given = _checks.describe(above.input)
             raise ValueError(_checks.mismatch(f"models[{number}]", expected, given))
     return Stack(models)
 
 
-@jax.tree_util.register_static
 @dataclass(frozen=True)
 class Stack(Model):
     """See `stack`."""
@@ -70,10 +69,11 @@ class Stack(Model):
         return self.models[0].input
 
     def init(self, key):
-        keys = jax.random.split(key, len(self.models))
+        keys = _checks.keys(key, len(self.models))
         return tuple(model.init(k) for model, k in zip(self.models, keys, strict=True))
 
     def initial_state(self, params):
+        params = check_params(self, params)
         return tuple(model.initial_state(p) for model, p in zip(self.models, params, strict=True))
 
     def step(self, params, state, x):
@@ -114,9 +114,6 @@ class Stack(Model):
             s, xs = model.run(p, s, xs, steps, adjoint)
             new.append(s)
         return tuple(new), xs
-
-    def astype(self, dtype):
-        return Stack(tuple(model.astype(dtype) for model in self.models))
 
 
 MERGES = {
@@ -161,7 +158,9 @@ def bidirectional(
     backward = forward if backward is None else backward
     _checks.instance("forward", forward, Model, "a seqjax model")
     _checks.instance("backward", backward, Model, "a seqjax model")
-    if not callable(merge):
+    if callable(merge):
+        _checks.part("merge", merge)
+    else:
         _checks.choice("merge", merge, tuple(MERGES))
     if forward.input is None or backward.input is None:
         return Bidirectional(forward, backward, merge)  # nothing is known before the data come
@@ -188,7 +187,6 @@ def _check_merge(merge, forward, backward):
         raise TypeError(_checks.mismatch("merge", expected, given))
 
 
-@jax.tree_util.register_static
 @dataclass(frozen=True)
 class Bidirectional(Model):
     """See `bidirectional`."""
@@ -203,10 +201,11 @@ class Bidirectional(Model):
         return self.forward.input
 
     def init(self, key):
-        forward, backward = jax.random.split(key)
+        forward, backward = _checks.keys(key, 2)
         return {"forward": self.forward.init(forward), "backward": self.backward.init(backward)}
 
     def initial_state(self, params):
+        params = check_params(self, params)
         return {
             "forward": self.forward.initial_state(params["forward"]),
             "backward": self.backward.initial_state(params["backward"]),
@@ -227,9 +226,6 @@ class Bidirectional(Model):
         merge = self.merge if callable(self.merge) else MERGES[self.merge]
         ys = jax.vmap(merge)(ys, flip(ys_backward))
         return {"forward": forward, "backward": backward}, ys
-
-    def astype(self, dtype):
-        return Bidirectional(self.forward.astype(dtype), self.backward.astype(dtype), self.merge)
 
 
 def _resets_of_backward(steps: Steps):

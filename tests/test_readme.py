@@ -1,5 +1,6 @@
 """Every code block of the README runs, and every message of its table of errors is real."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -39,7 +40,13 @@ def test_error_of_the_table(call, message):
 
     with jax.enable_x64(False):
         cell = sj.lstm(3, 4)
-        names = {"sj": sj, "jnp": jnp, "cell": cell, "params": cell.init(jax.random.key(0))}
+        names = {
+            "dataclasses": dataclasses,
+            "sj": sj,
+            "jnp": jnp,
+            "cell": cell,
+            "params": cell.init(jax.random.key(0)),
+        }
         names["xs"] = jnp.ones((10, 3))
         with pytest.raises((ValueError, TypeError)) as caught:
             eval(call, names)

@@ -1,5 +1,6 @@
 """A model over time: lengths, masks, resets, reversal, and the choice of adjoint."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -7,8 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from seqjax import _checks
+from seqjax._dtypes import cast
 from seqjax.engine.adjoint import BPTT, Adjoint, batch_size, length_of, size_in_bytes
 from seqjax.engine.recurrence import Steps, fill, select, vary_with
 from seqjax.ops._jax import has_custom_vjp, is_impure
@@ -30,6 +33,10 @@ class Model:
     A model is a frozen record: equal arguments make equal, hashable models, and it passes
     through `jit`, `vmap` and `grad` as a static value.
 
+    A kind of your own is a frozen dataclass that inherits from this class, with `input`, `init`,
+    `initial_state` and `step` as fields or methods, and `window`; one that wraps a model hands
+    its `receptive_field` and `causal` on.
+
     Attributes:
       input: shape and dtype of one x(t), or None where any pytree will do.
       init: `init(key) -> params`.
@@ -47,9 +54,15 @@ class Model:
     receptive_field: float = math.inf
     causal: bool = True
 
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        jax.tree_util.register_static(cls)
+
     def window(self, params, state, xs, steps: Steps, adjoint: Adjoint) -> tuple[Tree, Tree]:
         """`unroll` over T ≥ 1 steps that were checked; what a new kind of model defines."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} needs a method window(params, state, xs, steps, adjoint)"
+        )
 
     def step_bytes(self, params, state, x) -> int:
         """The size of what one step hands to the recursion; 0 if nothing is recurrent."""
@@ -96,12 +109,41 @@ class Model:
         return adjoint.scan(lambda s, x: self.step(params, s, x), state, start, xs, steps)
 
     def astype(self, dtype) -> "Model":
-        """The same model with parameters, inputs and states of another floating dtype."""
-        raise NotImplementedError
+        """The same model with parameters, inputs and states of another floating dtype.
+
+        Casts those fields of a dataclass that are models, shapes (`jax.ShapeDtypeStruct`) or
+        floating dtypes (`numpy.dtype`); a kind of model with other ones defines it anew.
+
+        Raises:
+          TypeError: not a floating dtype; or the model has no field of these kinds.
+        """
+        dtype = _checks.float_dtype("dtype", dtype)
+        fields: tuple = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
+        old = {field.name: getattr(self, field.name) for field in fields if field.init}
+        kinds = (Model, jax.ShapeDtypeStruct, np.dtype)
+        if not any(isinstance(part, kinds) for part in jax.tree.leaves(old, is_leaf=_is_model)):
+            raise TypeError(
+                f"astype: {type(self).__name__} has no field that is a model, a shape or a dtype; "
+                "define astype(self, dtype)"
+            )
+        new = jax.tree.map(lambda part: _part_astype(part, dtype), old, is_leaf=_is_model)
+        return dataclasses.replace(self, **new)  # type: ignore[type-var]
 
     def unroll(self, params, xs, state=None, **options):
         """`seqjax.unroll` of this model: (state, ys)."""
         return unroll(self, params, xs, state, **options)
+
+
+def _is_model(part) -> bool:
+    return isinstance(part, Model)
+
+
+def _part_astype(part, dtype):
+    if isinstance(part, Model):
+        return part.astype(dtype)
+    if isinstance(part, jax.ShapeDtypeStruct):
+        return cast(part, dtype)
+    return dtype if isinstance(part, np.dtype) and jnp.issubdtype(part, jnp.floating) else part
 
 
 def unroll(
@@ -167,17 +209,23 @@ def unroll(
 
 def check_params(model: Model, params: Tree) -> Tree:
     """`params`, having the structure, shapes and dtypes of `model.init(key)`."""
+    _checks.hashable("model", model, "make it a frozen dataclass of hashable fields")
     return _checks.tree("params", params, _params_spec(model, jax.config.jax_enable_x64))  # type: ignore[attr-defined]
 
 
 def check_state(model: Model, params: Tree, state: Tree) -> Tree:
     """`state`, having the structure, shapes and dtypes of the initial one; that one if None."""
+
+    def initial_state(params):
+        returned = "the state that initial_state returns"
+        return _checks.arrays(returned, model.initial_state(params))
+
     if state is None:
-        return model.initial_state(params)
+        return initial_state(params)
     try:
-        spec = jax.eval_shape(model.initial_state, params)
+        spec = jax.eval_shape(initial_state, params)
     except NoInitialState:  # nothing to hold it against
-        return state
+        return _checks.arrays("state", state)
     return _checks.tree("state", state, spec)
 
 
@@ -193,7 +241,8 @@ def output(model: Model) -> Tree:
 @functools.lru_cache(maxsize=256)
 def _params_spec(model: Model, x64: bool) -> Tree:
     del x64  # a part of the key: the default dtype of a user's own `init` depends on it
-    return jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    returned = "the params that init returns"
+    return jax.eval_shape(lambda: _checks.arrays(returned, model.init(jax.random.key(0))))
 
 
 def _spread_over_batch(state: Tree, xs: Tree) -> Tree:
@@ -205,7 +254,8 @@ def _spread_over_batch(state: Tree, xs: Tree) -> Tree:
 def _steps(time: int, length, mask, reset) -> Steps:
     valid = None if mask is None else _checks.array("mask", mask, (time,), jnp.bool_)
     if length is not None:
-        within = jnp.arange(time) < _checks.length(length, time)
+        length = _checks.length(length, time)
+        within = jnp.arange(time, dtype=length.dtype) < length
         valid = within if valid is None else valid & within
     if reset is not None:
         reset = _checks.array("reset", reset, (time,), jnp.bool_)

@@ -18,7 +18,7 @@ __all__ = ["check_delays", "read_line", "read_series"]
 
 
 def check_delays(name: str, delays, *, at_least: int) -> tuple[int, ...]:
-    """Delays as a tuple: at least one, whole numbers, each larger than the one before."""
+    """Delays as a tuple: at least one, integers, each larger than the one before."""
     if not isinstance(delays, (tuple, list, range)):
         raise TypeError(_checks.mismatch(name, "a tuple of delays", _checks.describe(delays)))
     checked = tuple(

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 
+from seqjax import _checks
 from seqjax.ops.rows import matmul
 
 
@@ -25,7 +26,7 @@ def init(key, input_shape, feedback_shape, output_size, dtype):
         "output_kernel": ((hidden_size, output_size), hidden_size**-0.5),
         "output_bias": ((output_size,), hidden_size**-0.5),
     }
-    keys = jax.random.split(key, len(shapes))
+    keys = _checks.keys(key, len(shapes))
     return {
         name: jax.random.uniform(k, shape, dtype, -bound, bound)
         for k, (name, (shape, bound)) in zip(keys, shapes.items(), strict=True)

@@ -1,13 +1,14 @@
 """What the factories of the gated and ungated cells share: arguments, parameters, h(-1)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax.models.cell import Cell, bind, cast
+from seqjax._dtypes import cast
+from seqjax.models.cell import Cell, bind
 
 
 def recurrent_cell(
@@ -60,7 +61,7 @@ def _init(input_size, hidden_size, gates, adjust, zeros, key, *, dtype):
         "recurrent_kernel": (hidden_size, gates * hidden_size),
         "bias": (gates * hidden_size,),
     }
-    *keys, key_adjust = jax.random.split(key, len(shapes) + 1)
+    *keys, key_adjust = _checks.keys(key, len(shapes) + 1)
     params = {
         name: jax.random.uniform(k, shape, dtype, -bound, bound)
         for k, (name, shape) in zip(keys, shapes.items(), strict=True)
@@ -73,7 +74,12 @@ def _init(input_size, hidden_size, gates, adjust, zeros, key, *, dtype):
 
 
 def _initial_state(zeros, learn, params, *, dtype):
-    return cast(params["initial_state"], dtype) if learn else zeros(dtype)
+    if not learn:
+        return zeros(dtype)
+    if not isinstance(params, Mapping) or "initial_state" not in params:
+        expected = "a dict that has 'initial_state'"
+        raise TypeError(_checks.mismatch("params", expected, _checks.describe(params)))
+    return cast(params["initial_state"], dtype)
 
 
 def zero_vector(size: int, dtype) -> jax.Array:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from seqjax import _checks
+from seqjax._dtypes import cast
 from seqjax.engine.adjoint import size_in_bytes
 from seqjax.engine.recurrence import fill, over_steps
 from seqjax.engine.unroll import Model, check_params, check_state
@@ -36,11 +36,13 @@ class bind(functools.partial):
         return hash(self._key())
 
 
+RULED = ("activate", "preactivate")  # the functions that may have a rule
+
+
 def _as_it_is(params, value):
     return value
 
 
-@jax.tree_util.register_static
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Cell(Model):
     """A recurrence as pure functions of one time step (notes, section 3).
@@ -64,10 +66,17 @@ class Cell(Model):
       preactivate_vjp: the rule `(params, h_prev, u, z, dz) -> dh_prev`, [∂z/∂h_prev]ᵀ dz: ∇_Z W11.
         JAX's own where None. Either rule may return None for dh_prev where no gradient goes
         that way; if both do, the backward pass has no loop.
-      input: shape and dtype of x(t), to be checked; anything goes if None.
+      input: shape and dtype of x(t), checked if given.
       dtype: what the parameters are cast to before they are used (by all but `initial_state`,
         which makes its arrays in this dtype itself); left alone if None.
       name: how it shows in messages.
+
+    `dataclasses.replace` makes a cell with other attributes. With another `activate` or
+    `preactivate` it asks for the rule as well, which is the derivative of the old one.
+
+    Raises:
+      TypeError: an attribute is not as described.
+      ValueError: `dataclasses.replace` was given a function without its rule.
 
     `seqjax.testing.check_cell` proves a cell of your own.
 
@@ -96,6 +105,26 @@ class Cell(Model):
     input: jax.ShapeDtypeStruct | None = None
     dtype: Any = None
     name: str = "a cell"
+    _pairs: dict | None = dataclasses.field(default=None, compare=False)
+
+    def __post_init__(self):
+        for name in ("init", "initial_state", "preactivate", "activate", "project", "readout"):
+            _checks.part(name, getattr(self, name))
+        for name in ("activate_vjp", "preactivate_vjp"):
+            _checks.part(name, getattr(self, name), optional=True)
+        _checks.spec("input", self.input)
+        _checks.instance("name", self.name, str, "a string")
+        if self.dtype is not None:
+            _checks.float_dtype("dtype", self.dtype)
+        # `dataclasses.replace` hands on the pairs of the cell that it was given.
+        pairs = {name: (getattr(self, name), getattr(self, f"{name}_vjp")) for name in RULED}
+        for name, (function, rule) in pairs.items():
+            old_function, old_rule = (self._pairs or pairs)[name]
+            if function != old_function and rule is not None and rule == old_rule:
+                expected = f"the rule of the new {name} as well, or None for JAX's own"
+                given = f"the old rule with another {name}"
+                raise ValueError(_checks.mismatch(f"{name}_vjp", expected, given))
+        object.__setattr__(self, "_pairs", pairs)
 
     def __repr__(self):
         return f"<{self.name}>"
@@ -103,8 +132,7 @@ class Cell(Model):
     def step(self, params: Tree, state: Tree, x: Tree) -> tuple[Tree, Tree]:
         """One time step: (h(t), y(t)) from h(t-1) and x(t), in `lax.scan` order."""
         params, state = check_params(self, params), check_state(self, params, state)
-        if self.input is not None:
-            x = _checks.array("x", x, self.input.shape, self.input.dtype)
+        x = _checks.one("x", x, self.input)
         params = self._cast(params)
         z = self.preactivate(params, state, self.project(params, x))
         state = self.activate(z, state)
@@ -130,19 +158,12 @@ class Cell(Model):
             self,
             init=in_dtype(self.init, dtype),
             initial_state=in_dtype(self.initial_state, dtype),
-            input=self.input and jax.ShapeDtypeStruct(self.input.shape, dtype),
+            input=cast(self.input, dtype),
             dtype=dtype,
         )
 
     def _cast(self, params):
         return params if self.dtype is None else cast(params, self.dtype)
-
-
-def cast(tree: Tree, dtype) -> Tree:
-    """The tree with its floating leaves in `dtype`."""
-    return jax.tree.map(
-        lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree
-    )
 
 
 def in_dtype(function: Callable, dtype) -> Callable:

@@ -1,6 +1,5 @@
 """A dense layer at every time step: the readout y(t) = f(W x(t) + b)."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +7,8 @@ from typing import Any
 import jax
 
 from seqjax import _checks
+from seqjax._dtypes import cast
 from seqjax.engine.unroll import Model, check_params, check_state
-from seqjax.models.cell import cast
 from seqjax.ops.rows import matmul
 
 __all__ = ["dense"]
@@ -51,12 +50,11 @@ def dense(
     return Dense(
         jax.ShapeDtypeStruct((_checks.size("input_size", input_size),), dtype),
         _checks.size("output_size", output_size),
-        _checks.function("activation", activation, optional=True),
+        _checks.part("activation", activation, optional=True),
         _checks.float_dtype("param_dtype", param_dtype, default=dtype),
     )
 
 
-@jax.tree_util.register_static
 @dataclass(frozen=True, repr=False)
 class Dense(Model):
     """See `dense`."""
@@ -74,7 +72,7 @@ class Dense(Model):
         (input_size,) = self.input.shape
         bound = input_size**-0.5
         draw = lambda k, *shape: jax.random.uniform(k, shape, self.param_dtype, -bound, bound)
-        kernel_key, bias_key = jax.random.split(key)
+        kernel_key, bias_key = _checks.keys(key, 2)
         return {
             "kernel": draw(kernel_key, input_size, self.output_size),
             "bias": draw(bias_key, self.output_size),
@@ -85,18 +83,12 @@ class Dense(Model):
 
     def step(self, params, state, x):
         params, state = check_params(self, params), check_state(self, params, state)
-        x = _checks.array("x", x, self.input.shape, self.input.dtype)
+        x = _checks.one("x", x, self.input)
         return state, self._apply(cast(params, self.input.dtype), x)
 
     def window(self, params, state, xs, steps, adjoint):
         params = cast(params, self.input.dtype)
         return state, jax.vmap(self._apply, (None, 0))(params, xs)
-
-    def astype(self, dtype):
-        dtype = _checks.float_dtype("dtype", dtype)
-        return dataclasses.replace(
-            self, input=jax.ShapeDtypeStruct(self.input.shape, dtype), param_dtype=dtype
-        )
 
     def _apply(self, params, x):
         y = matmul(x, params["kernel"], params["bias"])

@@ -46,7 +46,7 @@ def elman(
     >>> jnp.any(jax.grad(last)(jnp.ones((5, 3))) != 0, axis=1).tolist()
     [False, False, False, False, True]
     """
-    _checks.function("activation", activation)
+    _checks.part("activation", activation)
     return recurrent_cell(
         "elman",
         input_size,

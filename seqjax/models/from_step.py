@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
+from seqjax._dtypes import cast
 from seqjax.engine.adjoint import size_in_bytes
 from seqjax.engine.recurrence import Steps, WholeStep
 from seqjax.engine.unroll import Model, NoInitialState
@@ -53,9 +54,9 @@ def cell(
     >>> highpass.unroll(jnp.array(0.5), jnp.ones(3))[1].tolist()
     [0.5, 0.25, 0.125]
     """
-    _checks.function("init", init)
-    _checks.function("step", step)
-    _checks.function("initial_state", initial_state, optional=True)
+    _checks.part("init", init)
+    _checks.part("step", step)
+    _checks.part("initial_state", initial_state, optional=True)
     _checks.spec("input", input)
     return OwnCell(init, step, initial_state or no_initial_state, input)
 
@@ -73,7 +74,6 @@ class Held(NamedTuple):
     y: Tree
 
 
-@jax.tree_util.register_static
 @dataclass(frozen=True)
 class OwnCell(Model):
     """See `cell`."""
@@ -102,5 +102,5 @@ class OwnCell(Model):
             self,
             init=in_dtype(self.init, dtype),
             initial_state=in_dtype(self.initial_state, dtype),
-            input=self.input and jax.ShapeDtypeStruct(self.input.shape, dtype),
+            input=cast(self.input, dtype),
         )

@@ -80,8 +80,8 @@ def jordan(
     decay = _checks.number("decay", decay, at_least=0)
     if decay >= 1:
         raise ValueError(_checks.mismatch("decay", "a number in [0, 1)", decay))
-    _checks.function("activation", activation)
-    _checks.function("output_activation", output_activation, optional=True)
+    _checks.part("activation", activation)
+    _checks.part("output_activation", output_activation, optional=True)
     dtype = _checks.float_dtype("dtype", dtype)
     param_dtype = _checks.float_dtype("param_dtype", param_dtype, default=dtype)
     return Cell(

@@ -75,7 +75,7 @@ def memory(
     """
     functions = {"r": r, "f": f, "g": g, "init": init, "initial_state": initial_state}
     for name, value in functions.items():
-        _checks.function(name, value)
+        _checks.part(name, value)
     _checks.spec("input", input)
     return Cell(
         init=init,

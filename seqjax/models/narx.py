@@ -1,6 +1,5 @@
 """NARX: past inputs and past outputs feed one network."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,11 +9,11 @@ import jax.numpy as jnp
 from jax import export
 
 from seqjax import _checks
+from seqjax._dtypes import cast
 from seqjax.engine.unroll import Model, check_params, check_state
 from seqjax.models import _feedback
 from seqjax.models._delay_line import check_delays, read_line, read_series
 from seqjax.models._feedback import Layers
-from seqjax.models.cell import cast
 from seqjax.ops.rows import matmul
 
 __all__ = ["NARXState", "narx"]
@@ -97,8 +96,8 @@ def narx(
         input_delays=check_delays("input_delays", input_delays, at_least=0),
         feedback=Feedback(
             check_delays("output_delays", output_delays, at_least=1),
-            _checks.function("activation", activation),
-            _checks.function("output_activation", output_activation, optional=True),
+            _checks.part("activation", activation),
+            _checks.part("output_activation", output_activation, optional=True),
         ),
         param_dtype=_checks.float_dtype("param_dtype", param_dtype, default=dtype),
     )
@@ -142,7 +141,6 @@ class Feedback:
         return Layers(jnp.zeros_like(z.hidden), dy), d_line
 
 
-@jax.tree_util.register_static
 @dataclass(frozen=True, kw_only=True, repr=False)
 class NARX(Model):
     """See `narx`."""
@@ -174,7 +172,7 @@ class NARX(Model):
 
     def step(self, params, state, x):
         params, state = check_params(self, params), check_state(self, params, state)
-        x = _checks.array("x", x, self.input.shape, self.input.dtype)
+        x = _checks.one("x", x, self.input)
         params = cast(params, self.input.dtype)
         line = jnp.concatenate([state.xs, x[None]])
         u = read_line(self.input_delays, params["kernel"], line) + params["bias"]
@@ -196,9 +194,3 @@ class NARX(Model):
         """The line of inputs after a series, and what they bring to the hidden layer."""
         line, us = read_series(self.input_delays, params["kernel"], state.xs, xs, steps)
         return line, jax.vmap(jnp.add, (0, None))(us, params["bias"])
-
-    def astype(self, dtype):
-        dtype = _checks.float_dtype("dtype", dtype)
-        return dataclasses.replace(
-            self, input=jax.ShapeDtypeStruct(self.input.shape, dtype), param_dtype=dtype
-        )

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
+from seqjax._dtypes import cast
 from seqjax.engine.unroll import Model, check_params, check_state, unroll
 from seqjax.models._delay_line import read_series
-from seqjax.models.cell import cast
 from seqjax.models.from_step import OwnCell
 from seqjax.models.narx import NARX, NARXState
 
@@ -109,7 +109,6 @@ def warm_start(model: NARX, xs: jax.Array, measured_ys: jax.Array) -> NARXState:
     return NARXState(xs[time - inputs :], measured[time - outputs :])
 
 
-@jax.tree_util.register_static
 @dataclass(frozen=True)
 class OpenLoop(Model):
     """A NARX model whose x(t) is (x(t), the measured y(t))."""
@@ -131,9 +130,6 @@ class OpenLoop(Model):
         y_line, fed = read_series(feedback.delays, kernel, state.ys, measured, steps)
         z = jax.vmap(feedback.layers, (None, 0))(params, us + fed)
         return NARXState(x_line, y_line), jax.vmap(feedback.output)(z)
-
-    def astype(self, dtype):
-        return OpenLoop(self.model.astype(dtype))
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def rnn(
     >>> h.shape, ys.shape
     ((4,), (10, 4))
     """
-    _checks.function("activation", activation)
+    _checks.part("activation", activation)
     return recurrent_cell(
         "rnn",
         input_size,

@@ -1,6 +1,5 @@
 """The time-delay neural network: a finite response."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
+from seqjax._dtypes import cast
 from seqjax.engine.unroll import Model, check_params, check_state
 from seqjax.models._delay_line import check_delays, read_line, read_series
-from seqjax.models.cell import cast
 
 __all__ = ["tdnn"]
 
@@ -64,12 +63,11 @@ def tdnn(
         jax.ShapeDtypeStruct((_checks.size("input_size", input_size),), dtype),
         _checks.size("output_size", output_size),
         check_delays("delays", delays, at_least=0),
-        _checks.function("activation", activation, optional=True),
+        _checks.part("activation", activation, optional=True),
         _checks.float_dtype("param_dtype", param_dtype, default=dtype),
     )
 
 
-@jax.tree_util.register_static
 @dataclass(frozen=True, repr=False)
 class TDNN(Model):
     """See `tdnn`."""
@@ -91,7 +89,7 @@ class TDNN(Model):
         kernel = (len(self.delays), *self.input.shape, self.output_size)
         bound = math.prod(kernel[:2]) ** -0.5
         draw = lambda k, *shape: jax.random.uniform(k, shape, self.param_dtype, -bound, bound)
-        kernel_key, bias_key = jax.random.split(key)
+        kernel_key, bias_key = _checks.keys(key, 2)
         return {"kernel": draw(kernel_key, *kernel), "bias": draw(bias_key, self.output_size)}
 
     def initial_state(self, params):
@@ -99,7 +97,7 @@ class TDNN(Model):
 
     def step(self, params, state, x):
         params, state = check_params(self, params), check_state(self, params, state)
-        x = _checks.array("x", x, self.input.shape, self.input.dtype)
+        x = _checks.one("x", x, self.input)
         params = cast(params, self.input.dtype)
         line = jnp.concatenate([state, x[None]])
         return line[1:], self._activate(params, read_line(self.delays, params["kernel"], line))
@@ -108,12 +106,6 @@ class TDNN(Model):
         params = cast(params, self.input.dtype)
         state, us = read_series(self.delays, params["kernel"], state, xs, steps)
         return state, jax.vmap(self._activate, (None, 0))(params, us)
-
-    def astype(self, dtype):
-        dtype = _checks.float_dtype("dtype", dtype)
-        return dataclasses.replace(
-            self, input=jax.ShapeDtypeStruct(self.input.shape, dtype), param_dtype=dtype
-        )
 
     def _activate(self, params, u):
         z = u + params["bias"]
