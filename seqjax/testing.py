@@ -1,16 +1,27 @@
 """Proof of a cell: its hand-written rules, autodiff and finite differences say the same."""
 
+import warnings
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from seqjax import _checks
+from seqjax._dtypes import cast
+from seqjax._gradients import (
+    TOLERANCES,
+    Tolerance,
+    check_differences,
+    compare,
+    inexact,
+    is_inexact,
+    normal,
+)
+from seqjax._messages import LIMIT, clip
 from seqjax.compose import Bidirectional, Stack
 from seqjax.engine.adjoint import BPTT, STORES, Autodiff
-from seqjax.engine.recurrence import at_step, pair
+from seqjax.engine.recurrence import at_step
 from seqjax.engine.unroll import Model, unroll
 from seqjax.models.cell import Cell
 
@@ -20,16 +31,18 @@ Tree = Any
 
 
 def check_cell(model: Model, x: Tree = None, *, draws: int = 4, steps: int = 6, seed: int = 0):
-    """Proves the gradients of a cell, or of any other model; in float64, whatever its dtype.
+    """Proves the gradients of a cell, or of any other model; in float64 if it can run in it.
 
     First every hand-written rule is held against `jax.vjp` at each time step of a random
     series. Then, for random lengths, masks, resets, directions, chunks and storage policies, the
     gradient of a random function of all outputs and the final state, to parameters, inputs and
     initial state: `BPTT` against `Autodiff`, and against central finite differences.
 
+    A model that insists on float32 (its functions call a built-in cell's `step`, say) is proved
+    as it is, within wider tolerances, and a warning says so.
+
     Args:
-      model: the model. A user's own functions must not insist on another dtype than their
-        arguments have.
+      model: the model. Complex parameters, inputs and states are checked too.
       x: one input (an array, or a pytree of them; values are ignored), for a model that does not
         say what it reads.
       draws: how many random cases.
@@ -39,7 +52,8 @@ def check_cell(model: Model, x: Tree = None, *, draws: int = 4, steps: int = 6, 
     Raises:
       AssertionError: a gradient is off; names the rule and leaf, where it can be told the time,
         and by how much.
-      TypeError, ValueError: an argument is not as described.
+      TypeError, ValueError: an argument is not as described, or the model does not run. A model
+        that insists on half precision proves nothing.
 
     >>> import jax.numpy as jnp, seqjax as sj
     >>> sj.testing.check_cell(sj.gru(3, 2), draws=1)
@@ -47,41 +61,58 @@ def check_cell(model: Model, x: Tree = None, *, draws: int = 4, steps: int = 6, 
     _checks.instance("model", model, Model, "a seqjax model")
     draws, steps = _checks.size("draws", draws), _checks.size("steps", steps)
     spec = model.input if x is None else x
-    if spec is None:
+    spec = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), _checks.arrays("x", spec))
+    if not jax.tree.leaves(spec):
         expected = "an example of one input, since the model does not say what it reads"
-        raise ValueError(_checks.mismatch("x", expected, "none"))
-    with jax.enable_x64(True):
-        rng = np.random.default_rng(seed)
-        model = model.astype(jnp.float64)
-        for cell, name in _cells(model):
-            _check_rules(cell, name, cell.input or spec, steps, rng)
-        for draw in range(draws):
-            time = (steps, 1, *rng.integers(1, steps + 1, size=draws))[draw]
-            _check_unroll(model, spec, int(time), rng)
+        raise ValueError(_checks.mismatch("x", expected, _checks.describe(x)))
+    try:
+        with jax.enable_x64(True):
+            wide, x = model.astype(jnp.float64), cast(spec, jnp.float64)
+            return _check(wide, x, TOLERANCES["float64"], draws, steps, seed)
+    except (TypeError, ValueError) as error:
+        refusal = error
+    dtypes = _dtypes(model, spec)
+    if not dtypes <= {"float32", "float64"}:
+        given = f"{', '.join(sorted(dtypes))} (in float64: {refusal})"
+        raise TypeError(_checks.mismatch("model", "one that runs in float64 or float32", given))
+    own = "float32" if "float32" in dtypes else "float64"
+    _check(model, spec, TOLERANCES[own], draws, steps, seed)
+    if own == "float32":
+        message = f"check_cell: proved in float32, since the model refuses float64: {refusal}"
+        warnings.warn(clip(message, LIMIT), stacklevel=2)
 
 
-def _cells(model, name=""):
-    """The cells of a model that have rules of their own, each with where it stands."""
+def _dtypes(model: Model, x: Tree) -> set[str]:
+    """The names of the real dtypes that a model computes with."""
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    state = jax.eval_shape(model.initial_state, params)
+    real = {"complex64": "float32", "complex128": "float64"}
+    names = [str(leaf.dtype) for leaf in inexact((params, state, x))]
+    return {real.get(name, name) for name in names}
+
+
+def _check(model: Model, x: Tree, tolerance: Tolerance, draws: int, steps: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for cell, name, x_of_cell in _cells(model, x):
+        _check_rules(cell, name, x_of_cell, steps, tolerance, rng)
+    for draw in range(draws):
+        time = (steps, 1, *rng.integers(1, steps + 1, size=draws))[draw]
+        _check_unroll(model, x, int(time), tolerance, rng)
+
+
+def _cells(model: Model, x: Tree, name: str = ""):
+    """The cells of a model that have rules of their own: where each stands, what it reads.
+
+    Of models of models only those are gone into whose inputs are known.
+    """
     if isinstance(model, Stack):
         for number, layer in enumerate(model.models):
-            yield from _cells(layer, f"{name}models[{number}].")
+            yield from _cells(layer, x if number == 0 else layer.input, f"{name}models[{number}].")
     elif isinstance(model, Bidirectional):
-        yield from _cells(model.forward, f"{name}forward.")
-        yield from _cells(model.backward, f"{name}backward.")
-    elif isinstance(model, Cell):
-        yield model, name
-
-
-def _normal(spec: Tree, rng, *leading: int) -> Tree:
-    """Normal random numbers for floating leaves; zeros for others."""
-
-    def draw(leaf):
-        shape = (*leading, *leaf.shape)
-        if _is_float(leaf):
-            return jnp.asarray(rng.standard_normal(shape))
-        return jnp.zeros(shape, leaf.dtype)
-
-    return jax.tree.map(draw, spec)
+        yield from _cells(model.forward, x, f"{name}forward.")
+        yield from _cells(model.backward, x, f"{name}backward.")
+    elif isinstance(model, Cell) and x is not None:
+        yield model, name, x
 
 
 def _disturbed(tree: Tree, scale: float, rng, *leading: int) -> Tree:
@@ -89,7 +120,7 @@ def _disturbed(tree: Tree, scale: float, rng, *leading: int) -> Tree:
 
     def disturb(leaf):
         leaf = jnp.broadcast_to(leaf, (*leading, *leaf.shape))
-        return leaf + scale * _normal(leaf, rng) if _is_float(leaf) else leaf
+        return leaf + scale * normal(leaf, rng) if is_inexact(leaf) else leaf
 
     return jax.tree.map(disturb, tree)
 
@@ -97,7 +128,7 @@ def _disturbed(tree: Tree, scale: float, rng, *leading: int) -> Tree:
 def _cotangent(primal: Tree, rng) -> Tree:
     def draw(leaf):
         none = np.zeros(leaf.shape, jax.dtypes.float0)
-        return _normal(leaf, rng) if _is_float(leaf) else none
+        return normal(leaf, rng) if is_inexact(leaf) else none
 
     return jax.tree.map(draw, primal)
 
@@ -106,20 +137,21 @@ def _random_params(model: Model, rng) -> Tree:
     return _disturbed(model.init(jax.random.key(int(rng.integers(2**31)))), 0.1, rng)
 
 
-def _check_rules(cell: Cell, name: str, x: Tree, time: int, rng) -> None:
+def _check_rules(cell: Cell, name: str, x: Tree, time: int, tolerance: Tolerance, rng) -> None:
     params = _random_params(cell, rng)
     h_prev = _disturbed(cell.initial_state(params), 1.0, rng, time)
-    u = jax.vmap(cell.project, (None, 0))(params, _normal(x, rng, time))
+    u = jax.vmap(cell.project, (None, 0))(params, normal(x, rng, time))
     z = jax.vmap(cell.preactivate, (None, 0, 0))(params, h_prev, u)
     h = jax.vmap(cell.activate)(z, h_prev)
     _checks.tree(f"the state that {name}activate returns", at_step(h, 0), at_step(h_prev, 0))
     dh, dz = _cotangent(h, rng), _cotangent(z, rng)
     if cell.activate_vjp is not None:
-        hand = pair(jax.vmap(cell.activate_vjp)(z, h_prev, h, dh))
+        hand = jax.vmap(cell.activate_vjp)(z, h_prev, h, dh)
+        hand = _checks.pair(f"{name}activate_vjp", hand, "(dz, dh_prev)")
         auto = jax.vmap(lambda z, h, dh: jax.vjp(cell.activate, z, h)[1](dh))(z, h_prev, dh)
         for result, ours, theirs in zip(("dz", "dh_prev"), hand, auto, strict=True):
             ours = _none_as_zeros(ours, theirs)
-            _compare(f"{name}activate_vjp: {result}", ours, theirs, over_time=True)
+            compare(f"{name}activate_vjp: {result}", ours, theirs, True, tolerance.rtol)
     if cell.preactivate_vjp is not None:
 
         def auto_rule(h_prev, u, dz):
@@ -128,14 +160,14 @@ def _check_rules(cell: Cell, name: str, x: Tree, time: int, rng) -> None:
         hand = jax.vmap(cell.preactivate_vjp, (None, 0, 0, 0, 0))(params, h_prev, u, z, dz)
         auto = jax.vmap(auto_rule)(h_prev, u, dz)
         hand = _none_as_zeros(hand, auto)
-        _compare(f"{name}preactivate_vjp: dh_prev", hand, auto, over_time=True)
+        compare(f"{name}preactivate_vjp: dh_prev", hand, auto, True, tolerance.rtol)
 
 
 def _none_as_zeros(hand: Tree, auto: Tree) -> Tree:
     return jax.tree.map(jnp.zeros_like, auto) if hand is None else hand
 
 
-def _check_unroll(model: Model, x: Tree, time: int, rng) -> None:
+def _check_unroll(model: Model, x: Tree, time: int, tolerance: Tolerance, rng) -> None:
     params = _random_params(model, rng)
     options: dict[str, Any] = {
         "mask": jnp.asarray(rng.random(time) < 0.7) if rng.random() < 0.7 else None,
@@ -143,108 +175,36 @@ def _check_unroll(model: Model, x: Tree, time: int, rng) -> None:
         "reverse": bool(rng.random() < 0.5),
     }
     state = _disturbed(model.initial_state(params), 1.0, rng)
-    xs = _normal(x, rng, time)
+    xs = normal(x, rng, time)
     outputs = jax.eval_shape(lambda: unroll(model, params, xs, state))
-    weights = _normal(_floats(outputs), rng)
+    weights = normal(inexact(outputs), rng)
     chunk = int(rng.integers(1, time + 1))
     store: Any = STORES[rng.integers(len(STORES))]
     bptt = BPTT(chunk=chunk, store=store)
 
     def div(adjoint, params, xs, state):
         """A random function of the whole output series and the final state."""
-        outputs = _floats(unroll(model, params, xs, state, adjoint=adjoint, **options))
+        outputs = inexact(unroll(model, params, xs, state, adjoint=adjoint, **options))
         terms = zip(weights, outputs, strict=True)
-        return jnp.sin(sum(jnp.sum(w * y) / w.size for w, y in terms))
+        return jnp.sin(sum(jnp.sum(jnp.real(w * y)) / w.size for w, y in terms))
 
-    def gradient(adjoint):
-        return jax.jit(jax.grad(lambda *at: div(adjoint, *at), (0, 1, 2), allow_int=True))(*at)
+    def gradient(adjoint):  # by `vjp`, since `jax.grad` refuses complex arguments
+
+        @jax.jit
+        def pulled_back(*at):
+            value, pull = jax.vjp(lambda *at: div(adjoint, *at), *at)
+            return pull(jnp.ones_like(value))
+
+        return pulled_back(*at)
 
     at = (params, xs, state)
     case = f"T={time}, {bptt}, " + ", ".join(f"{k}={_show(v)}" for k, v in options.items())
     hand, auto = gradient(bptt), gradient(Autodiff())
     names = ("params", "xs", "state")
     for name, ours, theirs in zip(names, hand, auto, strict=True):
-        _compare(f"BPTT against Autodiff, {case}: d {name}", ours, theirs, name == "xs")
-    _check_differences(case, lambda *at: div(bptt, *at), at, hand, names)
-
-
-def _check_differences(case: str, f, at: tuple, hand: tuple, names: tuple) -> None:
-    """Central differences: along one random direction in all leaves, by chex; if that fails,
-    leaf by leaf, to name the one that is off.
-    """
-    leaves, structure = _flatten(at)
-    floats = [number for number, leaf in enumerate(leaves) if _is_float(leaf)]
-
-    @jax.jit
-    def of_floats(*values):
-        changed = dict(zip(floats, values, strict=True))
-        return f(*structure.unflatten([changed.get(n, leaf) for n, leaf in enumerate(leaves)]))
-
-    point = tuple(leaves[number] for number in floats)
-    try:
-        # chex multiplies atol by the size of the first leaf
-        atol = 1e-5 / max(point[0].size, 1)
-        chex.assert_numerical_grads(
-            of_floats, point, order=1, atol=atol, rtol=1e-3, eps=1e-6, modes=("rev",)
-        )
-    except AssertionError as error:
-        rng, off = np.random.default_rng(0), []
-        for place, number in enumerate(floats):
-            path = _leaves(at)[number][0]
-            direction = _normal(leaves[number], rng)
-            there, back = (
-                of_floats(*point[:place], leaves[number] + eps * direction, *point[place + 1 :])
-                for eps in (1e-6, -1e-6)
-            )
-            slope = float(there - back) / 2e-6
-            ours = float(jnp.vdot(jax.tree.leaves(hand)[number], direction))
-            if not abs(ours - slope) <= 1e-5 + 1e-3 * abs(slope):
-                leaf = names[path[0].idx] + jax.tree_util.keystr(path[1:])
-                off.append(f"d {leaf}: by hand {ours:.6g}, differences {slope:.6g}")
-        raise AssertionError(
-            f"BPTT against finite differences, {case}: {'; '.join(off) or error}"
-        ) from error
-
-
-def _compare(name: str, hand: Tree, auto: Tree, over_time: bool, rtol: float = 1e-10) -> None:
-    """Relative to the largest element of a leaf; names the leaf and time that are off most."""
-    if _flatten(hand)[1] != _flatten(auto)[1]:
-        raise AssertionError(
-            f"{name}: expected the structure {_flatten(auto)[1]}, got {_flatten(hand)[1]}"
-        )
-    for (path, ours), (_, theirs) in zip(_leaves(hand), _leaves(auto), strict=True):
-        if theirs.dtype == jax.dtypes.float0:
-            continue
-        leaf = name + jax.tree_util.keystr(path)
-        if ours.shape != theirs.shape:
-            raise AssertionError(f"{leaf}: expected shape {theirs.shape}, got {ours.shape}")
-        ours, theirs = np.asarray(ours), np.asarray(theirs)
-        error = np.abs(ours - theirs) / max(np.abs(theirs).max(initial=0), 1e-30)
-        if not ours.size or bool((error <= rtol).all()):  # a NaN is not within anything
-            continue
-        index = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error)), error.shape)
-        place = f"at t={index[0]}" + (f", element {list(map(int, index[1:]))}" if index[1:] else "")
-        place = place if over_time else f"element {list(map(int, index))}"
-        raise AssertionError(
-            f"{leaf} {place} is off: by hand {ours[index]:.6g}, autodiff {theirs[index]:.6g}, "
-            f"relative error {error[index]:.1e}"
-        )
-
-
-def _flatten(tree: Tree) -> tuple[list, Any]:
-    return jax.tree.flatten(tree)
-
-
-def _floats(tree: Tree) -> list:
-    return [leaf for leaf in jax.tree.leaves(tree) if _is_float(leaf)]
-
-
-def _leaves(tree: Tree) -> list:
-    return jax.tree_util.tree_leaves_with_path(tree)
-
-
-def _is_float(leaf) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.floating)
+        told = f"BPTT against Autodiff, {case}: d {name}"
+        compare(told, ours, theirs, name == "xs", tolerance.rtol)
+    check_differences(case, lambda *at: div(bptt, *at), at, hand, names, tolerance)
 
 
 def _show(value) -> str:
