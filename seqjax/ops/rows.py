@@ -230,7 +230,9 @@ def _batch_add(operands, axes):
     (bias, y), (bias_axis, y_axis) = operands, axes
     if bias_axis is not None:
         return jax.vmap(_add, in_axes=axes)(bias, y), 0
-    axis = _beside_rows(y)
+    # Where it is: what comes out of a matmul lies beside the rows already, and to move what comes
+    # out of a convolution would copy it. Only the last axis is taken.
+    axis = y_axis if y_axis < y.ndim - 1 else _beside_rows(y)
     return _rows_add.bind(bias, jnp.moveaxis(y, y_axis, axis)), axis
 
 
