@@ -42,7 +42,7 @@ RULES = {
     "seqjax/models/_feedback.py": ["layers_vjp"],
     "seqjax/models/jordan.py": ["activate_vjp"],
     "seqjax/models/narx.py": ["activate_vjp", "preactivate_vjp"],
-    "seqjax/models/_delay_line.py": ["_convolve", "_since", "read_series"],
+    "seqjax/models/_delay_line.py": ["_convolve", "_gather", "_grid", "extend", "read_series"],
     "seqjax/compose.py": ["_resets_of_backward"],
     "seqjax/ops/rows.py": [
         "_kernel_cotangent",
@@ -92,7 +92,6 @@ QUICK = {
     "seqjax/engine/adjoint.py": "recursion or alone or kept or truncated",
 }
 SHORT_CUT = "a scan of one piece, or of none and the rest, is what the short cut leaves out"
-DENSER = "the kernel then has more zeros between its delays, and the same sum"
 SAME_ZEROS = "zeros_like alone reads it: h and c have one shape and dtype"
 EXAMPLE = "of the step that serves as an example only the shapes and dtypes are read"
 UNASKED = "JAX drops the cotangent of an operand that is not being transposed"
@@ -114,11 +113,8 @@ EQUIVALENT: dict[str, str] = {
     ),
     "_entering: if steps.reset is None -> if False": "select(None, start, h) is h",
     "_convolve: if count == len(delays) -> if False": "the general case of the short cut",
-    "_convolve: math.gcd(*(delay - first for delay in delays)) or 1 -> 1": DENSER,
-    "_convolve: delay - first -> delay + first": DENSER,
-    "_convolve: delay - first -> delay": DENSER,
-    "_convolve: delay - first -> first - delay": "a divisor has no sign",
-    "_convolve: 1 -> 2": "of a single delay: there is no gap to fill",
+    "_grid: delay - delays[0] -> delays[0] - delay": "a divisor has no sign",
+    "_grid: 1 -> 2": "of a single delay: there is no gap to fill",
     "_transpose_add: _rows_sum.bind(cotangent) if ad.is_undefined_primal(bias) else None"
     " -> _rows_sum.bind(cotangent)": UNASKED,
     "_transpose_add: cotangent if ad.is_undefined_primal(y) else None -> cotangent": UNASKED,

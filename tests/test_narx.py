@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import floats, normal, problem, relative_error, weighted
+from jax import export
 
 import seqjax as sj
 from seqjax.models.narx_open_loop import OpenLoop
@@ -125,6 +126,25 @@ def test_warm_start_is_the_state_after_the_history():
     np.testing.assert_array_equal(shortest.ys, state.ys)
     with pytest.raises(ValueError, match="xs: expected a history of at least 3 steps, got 2 steps"):
         sj.warm_start(MODEL, XS[:2], MEASURED[:2])
+
+
+def test_open_loop_is_exported_for_any_length():
+    """A history must be long enough for `warm_start`: a symbolic length has to say that it is."""
+    (steps,) = export.symbolic_shape("t", constraints=["t >= 3"])
+    spec = lambda size: jax.ShapeDtypeStruct((steps, size), jnp.float64)
+
+    def run(xs, measured):
+        forced = xs[:, 0] > 0
+        return (
+            sj.teacher_force(MODEL, PARAMS, xs, measured)[1],
+            sj.teacher_force(MODEL, PARAMS, xs, measured, forced=forced)[1],
+            sj.warm_start(MODEL, xs, measured),
+        )
+
+    exported = export.export(jax.jit(run))(spec(3), spec(2)).call
+    for time in (3, T):
+        at = XS[:time], MEASURED[:time]
+        assert relative_error(floats(exported(*at)), floats(run(*at))) <= 1e-12
 
 
 def test_an_impulse_shows_up_for_ever():

@@ -7,11 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import gradient, problem, relative_error
+from jax import export
 
 import seqjax as sj
+from seqjax.models.narx_open_loop import OpenLoop
 
 T = 12
 DELAYS = [(0, 1, 2), (0, 2, 4), (0, 1, 5), (3,), (2, 5, 8), (0, 7, 9), (0,), (0, 20)]
+DELAYS += [(0, 1, 3), (1, 2, 24)]
 every_delay = pytest.mark.parametrize("delays", DELAYS, ids=str)
 
 
@@ -33,6 +36,24 @@ def test_it_is_the_equation(delays):
             z = z + history[len(line) + t - delay] @ params["kernel"][number]
         np.testing.assert_allclose(ys[t], np.tanh(z), atol=1e-13)
     np.testing.assert_array_equal(state, history[T:])
+
+
+@every_delay
+def test_one_step_and_no_series(delays):
+    """T = 1 is `step`, however long the line; an empty batch has outputs and gradients too."""
+    model = make(delays, activation=jnp.tanh)
+    params, xs, line = problem(model, 1)
+    line_after, ys = model.unroll(params, xs, line)
+    streamed, y = model.step(params, line, xs[0])
+    np.testing.assert_array_equal(line_after, streamed)
+    np.testing.assert_allclose(ys[0], y, atol=1e-14)
+
+    def energy(params, xs):
+        return jnp.sum(jax.vmap(lambda xs: model.unroll(params, xs, line)[1])(xs))
+
+    d_params, d_xs = jax.jit(jax.grad(energy, (0, 1)))(params, jnp.zeros((0, T, 3)))
+    assert d_xs.shape == (0, T, 3)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(d_params))
 
 
 @every_delay
@@ -71,6 +92,102 @@ def test_it_is_one_convolution_and_no_loop():
     assert len(re.findall("stablehlo.convolution", forward)) == 1
     backward = jax.jit(jax.grad(energy, (0, 1))).lower(params, xs).as_text()
     assert "stablehlo.while" not in forward + backward
+
+
+@every_delay
+def test_delays_far_apart_are_no_convolution(delays):
+    """Half a kernel of zeros, or more: forward and backward do without them."""
+    model = make(delays)
+    params, xs, line = problem(model, T)
+    energy = lambda params, xs: jnp.sum(model.unroll(params, xs, line)[1] ** 2)
+    text = jax.jit(jax.grad(energy, (0, 1))).lower(params, xs).as_text()
+    sparse = delays in [(0, 1, 5), (0, 7, 9), (1, 2, 24)]
+    assert ("stablehlo.convolution" in text) != sparse
+
+
+LEVEL = {"activation": lambda z: z}  # all is positive: no sum of these hides in a difference
+POOLED = {
+    "dense": lambda dtype: sj.dense(1, 1, dtype=dtype),
+    "tdnn": lambda dtype: sj.tdnn(1, 1, dtype=dtype),
+    "tdnn, far apart": lambda dtype: sj.tdnn(1, 1, delays=(0, 1, 50), dtype=dtype),
+    "narx": lambda dtype: sj.narx(1, 1, 1, **LEVEL, dtype=dtype),
+    "narx, far apart": lambda dtype: sj.narx(1, 1, 1, input_delays=(0, 9), **LEVEL, dtype=dtype),
+    "narx, open loop": lambda dtype: OpenLoop(sj.narx(1, 1, 1, **LEVEL, dtype=dtype)),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", POOLED)
+@pytest.mark.parametrize("run", ["unroll", "reset", "step"])
+def test_gradients_summed_over_a_large_batch_in_half_precision(name, dtype, run):
+    """Of every parameter and of a state that all series share: 30,000 times that of one series.
+
+    A sum in bfloat16 stops growing at 256 terms of one size.
+    """
+    if run == "step" and "open" in name:
+        pytest.skip("the open loop has no step")
+    series, time = 30_000, 10
+    reset = jnp.arange(time) == 4
+
+    def gradients(dtype, series):
+        model = POOLED[name](dtype)
+
+        def outputs(params, state, xs):
+            if run == "step":
+                return model.step(params, state, xs[0])[1]
+            xs = (xs, xs) if isinstance(model, OpenLoop) else xs
+            return sj.unroll(model, params, xs, state, reset=reset if run == "reset" else None)[1]
+
+        def total(params, state, xs, weight):
+            ys = jax.vmap(outputs, (None, None, 0))(params, state, xs)
+            return jnp.sum(weight * ys.astype(jnp.float64))
+
+        fill = lambda value, tree: jax.tree.map(lambda a: jnp.full_like(a, value), tree)
+        params = fill(0.125, model.init(jax.random.key(0)))
+        state = fill(1, model.initial_state(params))
+        xs = jnp.ones((series, time, 1), dtype)
+        return jax.jit(jax.grad(total, (0, 1)))(params, state, xs, 0.1)
+
+    ours, one = gradients(dtype, series), gradients(jnp.float64, 1)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(one), strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(a.astype(jnp.float64), series * b, rtol=0.01)
+
+
+STEPWISE = {
+    "tdnn": lambda: make((0, 1, 3), activation=jnp.tanh),
+    "tdnn, far apart": lambda: make((1, 2, 24)),
+    "narx": lambda: sj.narx(3, 4, 2, output_delays=(1, 3), dtype=jnp.float64),
+}
+
+
+@pytest.mark.parametrize("name", STEPWISE)
+@pytest.mark.parametrize("options", [(), ("mask", "reset"), ("reverse", "length")], ids=str)
+def test_export_for_any_batch_and_any_length(name, options):
+    """Value and gradient, at fewer steps than the longest delay and at more."""
+    model = STEPWISE[name]()
+    params, _, _ = problem(model, 1)
+
+    def run(params, xs, mask, reset, length):
+        given = {"mask": mask, "reset": reset, "reverse": True, "length": length}
+        return model.unroll(params, xs, **{name: given[name] for name in options})[1]
+
+    def div(params, *series):
+        return jnp.sum(jnp.sin(jax.vmap(run, (None, 0, 0, 0, 0))(params, *series)))
+
+    def spec(size, time):
+        shapes = {(size, time, 3): jnp.float64, (size, time): jnp.bool_, (size,): jnp.int64}
+        xs, flags, length = (jax.ShapeDtypeStruct(s, dtype) for s, dtype in shapes.items())
+        return xs, flags, flags, length
+
+    function = jax.jit(jax.value_and_grad(div, (0, 1)))
+    exported = export.export(function)(params, *spec(*export.symbolic_shape("b, t")))
+    for size, time in ((1, 1), (3, 30)):
+        draw = np.random.default_rng(time)
+        xs, (mask, reset) = draw.normal(size=(size, time, 3)), draw.random((2, size, time)) < 0.6
+        at = (params, xs, mask, reset, draw.integers(0, time + 1, size))
+        ours, theirs = (jax.tree.leaves(f(*at)) for f in (exported.call, function))
+        assert relative_error(ours, theirs) <= 1e-12
 
 
 @every_delay

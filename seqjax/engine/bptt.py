@@ -27,6 +27,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
+from seqjax import _checks
 from seqjax.engine.recurrence import (
     Recurrence,
     Steps,
@@ -36,7 +37,6 @@ from seqjax.engine.recurrence import (
     cut,
     fill,
     over_steps,
-    pair,
     select,
     trace,
     vary_with,
@@ -70,7 +70,16 @@ def bptt(rec: Recurrence, params, state, start, u, steps: Steps, *, clip=None, k
     traced = trace(rec, params, state, at_step(u, 0))
     weights = (traced.closed_over, params)
     pull = _trace_pull(traced, weights, state, at_step(u, 0), clip)
-    states, z = _run(traced, keep_z, weights, state, start, u, steps)
+    forward = traced.forward
+    states, z = _run(
+        _Static(forward._replace(closed_over=[])),
+        keep_z,
+        (forward.closed_over, params),
+        state,
+        start,
+        u,
+        steps,
+    )
     states = _named(states, STATES)
     entering = fill(steps.valid, cut(_entering(state, start, states, steps)))
     formed = over_steps(traced.preactivate, weights, entering, u)
@@ -88,15 +97,14 @@ class _Static:
         self.value = value
 
 
-def forward_scan(traced: Traced, weights, state, start, u, steps: Steps, keep_z: bool = False):
-    """Runs the recurrence; returns the states [T, …] and the pre-activations (if kept)."""
-    once = traced.staged.once(*weights)
+def forward_scan(forward: Staged, weights, state, start, u, steps: Steps, keep_z: bool = False):
+    """Runs a recurrence; returns the states [T, …] and the pre-activations (if kept)."""
+    once = forward.once(*weights)
 
     def step(h_prev, inputs):
         u_t, valid_t, reset_t = inputs
         entering = select(reset_t, start, h_prev)
-        z_t = traced.staged.rest(once, [], entering, u_t)
-        h_t = traced.activate(z_t, entering)
+        z_t, h_t = forward.rest(once, [], entering, u_t)
         if valid_t is not None:
             h_t = select(valid_t, h_t, entering)
         return h_t, (h_t, z_t if keep_z else None)
@@ -158,7 +166,9 @@ def _trace_pull(traced: Traced, weights, state, u_t, clip) -> Staged:
         """δ(t), and what h(t-1) gets from step t: None if no gradient goes there."""
         z_t, h_prev, h_t, u_t = known
         lam = lam if clip is None else [clipped(a, clip) for a in lam]
-        dz_t, through_state = pair(activate_vjp(z_t, h_prev, h_t, _complete(h_t, lam)))
+        dz_t, through_state = _checks.pair(
+            "activate_vjp", activate_vjp(z_t, h_prev, h_t, _complete(h_t, lam)), "(dz, dh_prev)"
+        )
         dz_t = _inexact(dz_t)
         through_z = preactivate_vjp(weights, h_prev, u_t, z_t, _complete(z_t, dz_t))
         parts = [_inexact(part) for part in (through_state, through_z) if part is not None]
@@ -190,15 +200,15 @@ def _named(tree: Tree, name: str) -> Tree:
 
 # The forward scan and the conduit: true functions, whose first derivative is left to `_adjoint`.
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _run(traced, keep_z, weights, state, start, u, steps):
-    return forward_scan(traced, weights, state, start, u, steps, keep_z)
+def _run(forward, keep_z, weights, state, start, u, steps):
+    return forward_scan(forward.value, weights, state, start, u, steps, keep_z)
 
 
-def _run_fwd(traced, keep_z, weights, state, start, u, steps):
-    return forward_scan(traced, weights, state, start, u, steps, keep_z), None
+def _run_fwd(forward, keep_z, weights, state, start, u, steps):
+    return forward_scan(forward.value, weights, state, start, u, steps, keep_z), None
 
 
-_run.defvjp(_run_fwd, lambda traced, keep_z, _, cotangent: (None,) * 5)
+_run.defvjp(_run_fwd, lambda forward, keep_z, _, cotangent: (None,) * 5)
 
 
 @jax.custom_vjp

@@ -32,7 +32,6 @@ __all__ = [
     "cut",
     "fill",
     "over_steps",
-    "pair",
     "plain_scan",
     "select",
     "trace",
@@ -78,8 +77,9 @@ class Traced:
     """
 
     rec: Recurrence
-    staged: Staged
+    staged: Staged  # the pre-activation
     activate: Callable
+    forward: Staged  # (h(t-1), u(t)) to (z(t), h(t)), nothing cut: what the forward pass runs
 
     @property
     def closed_over(self) -> list:
@@ -99,17 +99,18 @@ def trace(rec: Recurrence, params: Tree, state: Tree, u_t: Tree) -> Traced:
         h_t = rec.activate(z_t, h_prev)
         return _checks.tree("the state that activate returns", h_t, h_prev)
 
-    staged = stage(preactivate, params, (), state, u_t)
-    traced = Traced(rec, staged, activate)
-    z_t = traced.preactivate((staged.closed_over, params), state, u_t)
-    closed_over = stage(lambda _, __, z, h: activate(z, h), (), (), z_t, state).closed_over
-    if any(map(_is_differentiable, closed_over)):
-        # `activate` has no place for what it closes over, the pre-activation has.
-        def step(params, h_prev, u_t):
-            return activate(rec.preactivate(params, h_prev, u_t), h_prev)
+    def step(params, _, h_prev, u_t):
+        z_t = rec.preactivate(params, h_prev, u_t)
+        return z_t, activate(z_t, h_prev)
 
-        return trace(WholeStep(step), params, state, u_t)
-    return traced
+    staged = stage(preactivate, params, (), state, u_t)
+    forward = stage(step, params, (), state, u_t, without=_cut)
+    known = {id(a) for a in staged.closed_over}
+    if any(_is_differentiable(a) and id(a) not in known for a in forward.closed_over):
+        # `activate` has no place for what it closes over, the pre-activation has.
+        whole = WholeStep(lambda params, h_prev, u_t: step(params, (), h_prev, u_t)[1])
+        return trace(whole, params, state, u_t)
+    return Traced(rec, staged, activate, forward)
 
 
 def _is_differentiable(array) -> bool:
@@ -205,14 +206,6 @@ def over_steps(function: Callable, params: Tree, *series: Tree) -> Tree:
     axes = jax.tree.map(lambda leaf: 0 if repeated(leaf) else None, params)
     params = jax.tree.map(lambda a: spread(a, like, time) if repeated(a) else a, params)
     return jax.vmap(function, (axes, *(0 for _ in series)))(params, *series)
-
-
-def pair(value) -> tuple:
-    """What a rule `activate_vjp` gave back, if it is a pair."""
-    if not isinstance(value, tuple) or len(value) != 2:
-        expected = "a function that returns (dz, dh_prev)"
-        raise TypeError(_checks.mismatch("activate_vjp", expected, _checks.describe(value)))
-    return value
 
 
 def vary_with(tree: Tree, others: Tree) -> Tree:

@@ -8,6 +8,7 @@ import jax
 
 from seqjax import _checks
 from seqjax._dtypes import cast
+from seqjax.engine.recurrence import over_steps
 from seqjax.engine.unroll import Model, check_params, check_state
 from seqjax.ops.rows import matmul
 
@@ -88,7 +89,7 @@ class Dense(Model):
 
     def window(self, params, state, xs, steps, adjoint):
         params = cast(params, self.input.dtype)
-        return state, jax.vmap(self._apply, (None, 0))(params, xs)
+        return state, over_steps(self._apply, params, xs)
 
     def _apply(self, params, x):
         y = matmul(x, params["kernel"], params["bias"])

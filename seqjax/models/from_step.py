@@ -13,7 +13,7 @@ from seqjax._dtypes import cast
 from seqjax.engine.adjoint import size_in_bytes
 from seqjax.engine.recurrence import Steps, WholeStep
 from seqjax.engine.unroll import Model, NoInitialState
-from seqjax.models.cell import in_dtype
+from seqjax.models.cell import bind, in_dtype
 
 __all__ = ["cell"]
 
@@ -58,13 +58,18 @@ def cell(
     _checks.part("step", step)
     _checks.part("initial_state", initial_state, optional=True)
     _checks.spec("input", input)
-    return OwnCell(init, step, initial_state or no_initial_state, input)
+    return OwnCell(init, bind(checked_step, step), initial_state or no_initial_state, input)
 
 
 def no_initial_state(params):
     raise NoInitialState(
         _checks.mismatch("state", "a state, since sj.cell was given no initial_state", "none")
     )
+
+
+def checked_step(step, params, state, x):
+    new, y = _checks.step_result(step(params, state, x))
+    return _checks.tree("the state that step returns", new, state), y
 
 
 class Held(NamedTuple):
@@ -88,8 +93,7 @@ class OwnCell(Model):
 
     def window(self, params, state, xs, steps: Steps, adjoint):
         x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
-        new, y = jax.eval_shape(self.step, params, state, x)
-        _checks.tree("the state that step returns", new, state)
+        y = jax.eval_shape(self.step, params, state, x)[1]
         y = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), y)
         start = None if steps.reset is None else Held(self.initial_state(params), y)
         whole = WholeStep(lambda params, held, x: Held(*self.step(params, held.state, x)))

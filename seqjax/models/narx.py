@@ -12,9 +12,9 @@ from seqjax import _checks
 from seqjax._dtypes import cast
 from seqjax.engine.unroll import Model, check_params, check_state
 from seqjax.models import _feedback
-from seqjax.models._delay_line import check_delays, read_line, read_series
+from seqjax.models._delay_line import check_delays, extend, read_line, read_series
 from seqjax.models._feedback import Layers
-from seqjax.ops.rows import matmul
+from seqjax.ops.rows import add_bias, matmul
 
 __all__ = ["NARXState", "narx"]
 
@@ -120,7 +120,9 @@ class Feedback:
     def preactivate(self, params, line, u):
         # The delays count from the step that is being computed, one after the line's end.
         back = [delay - 1 for delay in self.delays]
-        return self.layers(params, u + read_line(back, params["recurrent_kernel"], line))
+        fed = read_line(back, params["recurrent_kernel"], line)
+        # A batch may share the line: what it brings is a bias then, with the gradient of one.
+        return self.layers(params, add_bias(u, fed))
 
     def preactivate_vjp(self, params, line, u, z, dz):
         d_hidden = _feedback.layers_vjp(self.activation, params, z, dz)
@@ -174,8 +176,8 @@ class NARX(Model):
         params, state = check_params(self, params), check_state(self, params, state)
         x = _checks.one("x", x, self.input)
         params = cast(params, self.input.dtype)
-        line = jnp.concatenate([state.xs, x[None]])
-        u = read_line(self.input_delays, params["kernel"], line) + params["bias"]
+        line = extend(state.xs, x[None])
+        u = add_bias(read_line(self.input_delays, params["kernel"], line), params["bias"])
         z = self.feedback.preactivate(params, state.ys, u)
         ys = self.feedback.activate(z, state.ys)
         return NARXState(line[1:], ys), ys[-1]
@@ -193,4 +195,4 @@ class NARX(Model):
     def read_inputs(self, params, state, xs, steps):
         """The line of inputs after a series, and what they bring to the hidden layer."""
         line, us = read_series(self.input_delays, params["kernel"], state.xs, xs, steps)
-        return line, jax.vmap(jnp.add, (0, None))(us, params["bias"])
+        return line, add_bias(us, params["bias"])

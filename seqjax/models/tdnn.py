@@ -10,8 +10,10 @@ import jax.numpy as jnp
 
 from seqjax import _checks
 from seqjax._dtypes import cast
+from seqjax.engine.recurrence import over_steps
 from seqjax.engine.unroll import Model, check_params, check_state
-from seqjax.models._delay_line import check_delays, read_line, read_series
+from seqjax.models._delay_line import check_delays, extend, read_line, read_series
+from seqjax.ops.rows import add_bias
 
 __all__ = ["tdnn"]
 
@@ -99,14 +101,14 @@ class TDNN(Model):
         params, state = check_params(self, params), check_state(self, params, state)
         x = _checks.one("x", x, self.input)
         params = cast(params, self.input.dtype)
-        line = jnp.concatenate([state, x[None]])
+        line = extend(state, x[None])
         return line[1:], self._activate(params, read_line(self.delays, params["kernel"], line))
 
     def window(self, params, state, xs, steps, adjoint):
         params = cast(params, self.input.dtype)
         state, us = read_series(self.delays, params["kernel"], state, xs, steps)
-        return state, jax.vmap(self._activate, (None, 0))(params, us)
+        return state, over_steps(self._activate, params, us)
 
     def _activate(self, params, u):
-        z = u + params["bias"]
+        z = add_bias(u, params["bias"])
         return z if self.activation is None else self.activation(z)

@@ -28,6 +28,7 @@ __all__ = [
     "mlir",
     "number_of_devices",
     "part_of",
+    "skipping",
     "vary_over",
     "varying_axes",
     "zero_tangent",
@@ -43,6 +44,20 @@ CALLBACKS = {"pure_callback", "io_callback", "debug_callback", "debug_print"}
 def part_of(jaxpr: Any, inputs: list, equations: list, outputs: list) -> Any:
     """Some equations of a jaxpr as one of their own. `Jaxpr.replace` is not documented."""
     return jaxpr.replace(constvars=[], invars=inputs, eqns=equations, outvars=outputs)
+
+
+def skipping(jaxpr: Any, primitive: Primitive) -> Any:
+    """A jaxpr in which an operation of one operand is the identity; not in its inner jaxprs."""
+    same: dict = {}
+    read = lambda v: v if isinstance(v, Literal) else same.get(v, v)
+    equations = []
+    for equation in jaxpr.eqns:
+        operands = [read(v) for v in equation.invars]
+        if equation.primitive is primitive:
+            same[equation.outvars[0]] = operands[0]
+        else:
+            equations.append(equation.replace(invars=operands))
+    return jaxpr.replace(eqns=equations, outvars=[read(v) for v in jaxpr.outvars])
 
 
 def is_impure(jaxpr: Any) -> bool:

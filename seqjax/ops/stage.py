@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from seqjax.ops._jax import CALLBACKS, Literal, eval_jaxpr, part_of
+from seqjax.ops._jax import CALLBACKS, Literal, Primitive, eval_jaxpr, part_of, skipping
 
 __all__ = ["Staged", "stage"]
 
@@ -41,7 +41,9 @@ class Staged(NamedTuple):
     result: Tree
 
 
-def stage(function: Callable, params: Tree, known: Tree, *args: Tree) -> Staged:
+def stage(
+    function: Callable, params: Tree, known: Tree, *args: Tree, without: Primitive | None = None
+) -> Staged:
     """Sorts the equations of `function(params, known, *args)`.
 
     Args:
@@ -49,6 +51,7 @@ def stage(function: Callable, params: Tree, known: Tree, *args: Tree) -> Staged:
       params: what does not change over time.
       known: an example of what is known of a step before the loop.
       *args: examples of what only the loop knows. Of all examples only the types are used.
+      without: an operation of one operand to take for the identity.
 
     >>> import jax.numpy as jnp
     >>> kernel = jnp.array([[1.0, 2.0], [0.0, 1.0]])
@@ -61,7 +64,7 @@ def stage(function: Callable, params: Tree, known: Tree, *args: Tree) -> Staged:
     # what it closes over may have changed.
     traced = jax.make_jaxpr(lambda *at: function(*at), return_shape=True)
     closed, result = traced(params, known, *args)
-    jaxpr = closed.jaxpr
+    jaxpr = closed.jaxpr if without is None else skipping(closed.jaxpr, without)
     numbers = [len(jax.tree.leaves(tree)) for tree in (params, known)]
     inputs = (
         [*jaxpr.constvars, *jaxpr.invars[: numbers[0]]],
