@@ -14,7 +14,6 @@ The gradient is that of a weighted sum of all outputs, to weights, inputs and in
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -27,6 +26,7 @@ import numpy as np
 from benchmarks import networks, peers
 from benchmarks.machine import device, slug
 from benchmarks.report import draw, summary, table
+from benchmarks.timing import interleaved, rounded
 
 RESULTS = Path(__file__).resolve().parent / "results"
 GRID = [  # T, B, I = H
@@ -53,25 +53,6 @@ def check_equal(name: str, ours, theirs):
         error = float(np.abs(np.asarray(a) - np.asarray(b)).max()) / float(np.abs(b).max())
         if not error < 2e-3:
             raise AssertionError(f"{name}: expected what a plain scan gives, off by {error:.1e}")
-
-
-def interleaved(calls: dict[str, Callable], seconds: float) -> dict[str, float]:
-    """Median milliseconds of each call; all are called in turn, in an order drawn each time.
-
-    Before a call is timed it is made once untimed: the threads of another library go on spinning
-    for a while after its own call, and what it left in the caches is not ours.
-    """
-    times: dict[str, list] = {name: [] for name in calls}
-    order, draw = list(calls), np.random.default_rng(0)
-    begun = time.perf_counter()
-    while time.perf_counter() - begun < seconds or len(times[order[0]]) < 7:
-        draw.shuffle(order)
-        for name in order:
-            jax.block_until_ready(calls[name]())
-            at = time.perf_counter()
-            jax.block_until_ready(calls[name]())
-            times[name].append(1e3 * (time.perf_counter() - at))
-    return {name: statistics.median(each[1:]) for name, each in times.items()}
 
 
 def measure(kind: str, network: str, shape: tuple, seconds: float) -> list:
@@ -138,10 +119,6 @@ def place(row: dict) -> tuple:
 
 def key(row: dict) -> tuple:
     return row["cell"], *place(row), row["what"]
-
-
-def rounded(figures: dict[str, float]) -> dict[str, float]:
-    return {name: float(f"{value:.4g}") for name, value in figures.items()}
 
 
 def matmul_peak() -> float:

@@ -18,6 +18,7 @@ import jax
 import seqjax as sj
 from benchmarks import compare, networks, peers
 from benchmarks.machine import device, slug
+from benchmarks.timing import interleaved, rounded
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BATCH, SIZE = 8, 64
@@ -41,13 +42,13 @@ def gradients(variants: dict, steps: int, batch: int):
 
 def row(variants, steps, batch, seconds):
     built = gradients(variants, steps, batch)
-    ms = compare.interleaved({name: call for name, (call, _) in built.items()}, seconds)
+    ms = interleaved({name: call for name, (call, _) in built.items()}, seconds)
     figures = {
         "steps": steps,
         "batch": batch,
         "size": SIZE,
-        "ms": compare.rounded(ms),
-        "temp_mb": compare.rounded({name: mb for name, (_, mb) in built.items()}),
+        "ms": rounded(ms),
+        "temp_mb": rounded({name: mb for name, (_, mb) in built.items()}),
     }
     print(json.dumps(figures), flush=True)
     return figures

@@ -15,6 +15,7 @@ import jax
 import seqjax as sj
 from benchmarks import compare, networks, peers
 from benchmarks.machine import device, slug
+from benchmarks.timing import interleaved, rounded
 
 RESULTS = Path(__file__).resolve().parent / "results"
 CHUNKS = (8, 16, 32, 64, 128, 10**6)
@@ -36,12 +37,12 @@ def measure(kind, shape, seconds):
         compiled = jax.jit(compare.gradient_of(peer.apply, problem.cotangent)).lower(*at).compile()
         calls[name] = lambda compiled=compiled, at=at: compiled(*at)
         memory[name] = compiled.memory_analysis().temp_size_in_bytes / 1e6
-    ms = compare.interleaved(calls, seconds)
+    ms = interleaved(calls, seconds)
     return {
         "cell": kind,
         "shape": list(shape),
-        "ms": compare.rounded(ms),
-        "temp_mb": compare.rounded(memory),
+        "ms": rounded(ms),
+        "temp_mb": rounded(memory),
         "auto/best": round(ms["auto"] / min(ms.values()), 3),
     }
 
