@@ -1,11 +1,15 @@
 """Every code block of the README runs, and every message of its table of errors is real."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import re
+import tomllib
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from benchmarks.report import summary, table
 
@@ -80,16 +84,40 @@ def test_the_lines_of_the_notes_are_about_the_system(system):
     assert WORDS[system] in text
 
 
+def results(name):
+    (path,) = (ROOT / "benchmarks" / "results").glob(f"{name}_*epyc*.json")
+    return json.loads(path.read_text())
+
+
 def test_the_table_of_speeds_is_that_of_the_committed_results():
-    (results,) = (ROOT / "benchmarks" / "results").glob("compare_*epyc*.json")
-    report = json.loads(results.read_text())
+    report = results("compare")
     assert table(report) in README
     assert report["summary"] == summary(report["rows"])
+    versions = report["versions"]
+    assert f"(jax {versions['jax']}, torch {versions['torch']})" in README
+
+
+def test_what_is_said_of_the_speeds_is_true_of_the_committed_results():
+    rows = results("compare")["rows"]
+    gradient, forward = ([r for r in rows if r["what"] == w] for w in ("gradient", "forward"))
+    peak = [round(100 * r["fraction_of_matmul_peak"]) for r in gradient]
+    assert f"of which the gradient reaches {min(peak)} to {max(peak)} %" in README
+    assert min(r["best_jax_peer/seqjax"] for r in gradient) > 1  # "in every row"
+    behind = [r["cell"] for r in forward if r["best_jax_peer/seqjax"] < 1]
+    assert sorted(behind) == ["lstm"] * 3 + ["rnn"]
+    fatter = [r for r in gradient if r["temp_mb"]["seqjax"] > r["least_temp_mb_of_peers"]]
+    assert {(r["cell"], *r["shape"]) for r in fatter} == {
+        ("gru", 128, 32, 64),
+        ("lstm", 128, 32, 64),
+    }
+    for r in rows:
+        if r["cell"] == "lstm" and r["network"] != "ragged" and r["shape"][1] > 1:
+            assert r["ms"].pop("torch") < min(r["ms"].values())
 
 
 def test_the_table_of_stores_is_that_of_the_committed_results():
-    (results,) = (ROOT / "benchmarks" / "results").glob("memory_*epyc*.json")
-    found = json.loads(results.read_text())["long"]
+    report = results("memory")
+    found = report["long"]
     rows = re.findall(r"\| (\d+) MB \| ([\d.]+) s \|$", README, re.M)
     measured = {
         (f"{megabytes:.0f}", f"{found['ms'][name] / 1e3:.2f}")
@@ -97,10 +125,49 @@ def test_the_table_of_stores_is_that_of_the_committed_results():
     }
     assert len(rows) == 5
     assert set(rows) <= measured
+    assert f"2 cores, jax {report['jax']}; `benchmarks/memory.py`" in README
 
 
-def test_ci_calls_the_readmes_test_command():
+def test_time_is_proportional_to_the_length():
+    """Where JAX's own scan is; a jaxlib where it is not is excluded."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (jaxlib,) = [d for d in project["dependencies"] if d.startswith("jaxlib")]
+    ratios = []
+    for version, found in results("length")["jaxlib"].items():
+        of = {(r["cell"], r["what"]): r["time(2T)/time(T)"].values() for r in found["rows"]}
+        scan = of.pop(("plain scan", "forward"))
+        measured = itertools.product(("rnn", "gru", "lstm"), ("forward", "gradient", "generate"))
+        assert set(of) == set(measured)
+        assert (f"!={version}" in jaxlib) == (min(scan) > 3)
+        if max(scan) < 3:
+            assert version in README
+            ratios += itertools.chain(*of.values())
+        else:
+            assert f"With jaxlib {version}, which is excluded," in README
+    said = f"each doubling takes {min(ratios):.2f} to {max(ratios):.2f} times as long"
+    assert said in README
+    assert max(ratios) < 2.5
+
+
+@pytest.mark.parametrize("place", [".ci/run", ".github/workflows/ci.yml"])
+def test_ci_calls_the_readmes_test_command(place):
     command = re.search(r"^(python3 -m venv \S+ && .* pytest)$", README, flags=re.M)
     assert command is not None
-    script = (ROOT / ".ci" / "run").read_text()
-    assert command.group(1) in script
+    assert command.group(1) in (ROOT / place).read_text()
+
+
+def test_ci_tests_with_the_lower_bounds():
+    """Each `name>=x` is `name==x` in the constraints of the oldest dependencies, and no others."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    bounds = [Requirement(d) for d in project["dependencies"] + extras["examples"] + extras["test"]]
+    least = {r.name: Version(s.version) for r in bounds for s in r.specifier if s.operator == ">="}
+    lines = (ROOT / ".ci" / "oldest.txt").read_text().splitlines()
+    pins = [line.split("==") for line in lines if not line.startswith("#")]
+    assert {name: Version(version) for name, version in pins} == least
+
+
+def test_every_test_of_the_quick_tier_is_there():
+    for entry in (ROOT / "tests" / "quick.txt").read_text().splitlines():
+        path, _, function = entry.partition("::")
+        assert f"def {function}" in (ROOT / path).read_text(), entry

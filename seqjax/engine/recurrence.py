@@ -103,7 +103,8 @@ def trace(rec: Recurrence, params: Tree, state: Tree, u_t: Tree) -> Traced:
         z_t = rec.preactivate(params, h_prev, u_t)
         return z_t, activate(z_t, h_prev)
 
-    staged = stage(preactivate, params, (), state, u_t)
+    # A model that cuts has rules which say so; what it computes is differentiated as it stands.
+    staged = stage(preactivate, params, (), state, u_t, without=_cut)
     forward = stage(step, params, (), state, u_t, without=_cut)
     known = {id(a) for a in staged.closed_over}
     if any(_is_differentiable(a) and id(a) not in known for a in forward.closed_over):

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax.models._recurrent import recurrent_cell, zero_vector
 from seqjax.engine.recurrence import cut
+from seqjax.models._recurrent import recurrent_cell, zero_vector
 from seqjax.models.cell import Cell, bind
 from seqjax.models.rnn import activate, activation_rule, project
 from seqjax.ops.rows import matmul

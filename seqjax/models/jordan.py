@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import export, lax
+from jax import export
 
 from seqjax import _checks
-from seqjax.models import _feedback
 from seqjax.engine.recurrence import cut
+from seqjax.models import _feedback
 from seqjax.models.cell import Cell, bind
 from seqjax.models.rnn import project
 from seqjax.ops.rows import matmul
