@@ -48,7 +48,7 @@ def test_what_the_readme_says_in_words_is_true_of_the_rows():
     assert better("lstm_16") == everywhere - {"arrow"}
     assert better("fir_mlp_4") == {"multisine"}
     small, large = (ROWS[name]["rmse_mv"]["all"] for name in ("lstm_16", "lstm_32"))
-    for test in silverbox.TESTS:  # "gains nothing": within the spread of the seeds
+    for test in silverbox.TESTS:  # "no better": within the spread of the seeds
         gain = np.mean(small[test]) - np.mean(large[test])
         assert gain < np.std(small[test], ddof=1) + np.std(large[test], ddof=1)
 
