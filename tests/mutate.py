@@ -57,24 +57,25 @@ RULES = {
         "_batch_add",
         "_batch_shift",
     ],
-    "seqjax/ops/hoist.py": ["hoist"],
+    "seqjax/ops/stage.py": ["stage", "needed"],
     "seqjax/engine/bptt.py": [
         "bptt",
         "_adjoint_fwd",
         "_adjoint_bwd",
         "_entering",
-        "at_step",
-        "_unlinked",
         "_outside",
         "_derived_activate_vjp",
         "_derived_preactivate_vjp",
         "_add",
         "_run_fwd",
-        "cut.defvjp",
+        "forward_scan",
+        "reverse_scan",
+        "_trace_pull",
         "_run.defvjp",
         "_conduct.defvjp",
     ],
-    "seqjax/engine/adjoint.py": ["truncated", "recur", "first", "_in_pieces"],
+    "seqjax/engine/recurrence.py": ["fill", "over_steps", "plain_scan", "_jvp_cut", "clipped"],
+    "seqjax/engine/adjoint.py": ["recur", "over_time", "_cuts", "_in_chunks", "_extended"],
 }
 # Which tests of test_rules.py, or which other file of tests, are tried first.
 QUICK = {
@@ -87,8 +88,9 @@ QUICK = {
     "seqjax/models/_delay_line.py": "tests/test_tdnn.py",
     "seqjax/compose.py": "tests/test_bidirectional.py",
     "seqjax/ops/rows.py": "tests/test_rows.py",
-    "seqjax/ops/hoist.py": "tests/test_hoist.py",
+    "seqjax/ops/stage.py": "tests/test_stage.py",
     "seqjax/engine/bptt.py": "not its_function and not matmul",
+    "seqjax/engine/recurrence.py": "not its_function and not matmul",
     "seqjax/engine/adjoint.py": "recursion or alone or kept or truncated",
 }
 SHORT_CUT = "a scan of one piece, or of none and the rest, is what the short cut leaves out"

@@ -108,8 +108,9 @@ def test_no_weight_gradient_per_example(name, time, batch, size):
 def carried(function, at):
     """For each scan of a function: the last two sizes of the arrays it carries."""
     for scan in scans(jax.make_jaxpr(function)(*at).jaxpr):
-        carry = scan.outvars[: scan.params["num_carry"]]
-        yield {variable.aval.shape[-2:] for variable in carry}
+        # What is stacked has an axis more outside than in the body.
+        pairs = zip(scan.outvars, scan.params["jaxpr"].jaxpr.outvars, strict=True)
+        yield {v.aval.shape[-2:] for v, inner in pairs if v.aval.shape == inner.aval.shape}
 
 
 @every_cell

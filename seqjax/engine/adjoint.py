@@ -96,8 +96,8 @@ class BPTT(Adjoint):
     Reverse mode of any order; forward mode raises a TypeError: use `Autodiff` for it.
 
     Attributes:
-      chunk: time steps that are worked on at once, at most; the whole series if there are no more. The
-        temporary memory of the pre-activations and their adjoints is that of one chunk. None:
+      chunk: time steps that are worked on at once, at most; the whole series if there are no more.
+        The temporary memory of the pre-activations and their adjoints is that of one chunk. None:
         by the sizes, see `seqjax.engine.adjoint.schedule`; √T steps for "chunk_starts".
       store: what each time step keeps for the backward pass, beside its input. None: one of the
         first two, chosen by the sizes.

@@ -54,11 +54,12 @@ class Recurrence(Protocol):
     def preactivate_vjp(self) -> Callable | None: ...
 
 
-class WholeStep(NamedTuple):
+@dataclass(frozen=True)
+class WholeStep:
     """The recurrence whose pre-activation is the whole step."""
 
     preactivate: Callable
-    preactivate_vjp = None
+    preactivate_vjp: None = None
 
     @staticmethod
     def activate(z, h_prev):

@@ -1,8 +1,8 @@
 """A model over time: lengths, masks, resets, reversal, and the choice of adjoint."""
 
 import dataclasses
-import functools
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax import _checks
+from seqjax import _checks, _pickling
 from seqjax._dtypes import cast
 from seqjax.engine.adjoint import BPTT, Adjoint, batch_size, length_of, size_in_bytes
 from seqjax.engine.recurrence import Steps, fill, select, vary_with
@@ -58,6 +58,16 @@ class Model:
         super().__init_subclass__(**options)
         jax.tree_util.register_static(cls)
 
+    # A model cannot change: a copy would only be traced anew.
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce__(self):
+        return _pickling.loads, (type(self), _pickling.dumps(vars(self)))
+
     def window(self, params, state, xs, steps: Steps, adjoint: Adjoint) -> tuple[Tree, Tree]:
         """`unroll` over T ≥ 1 steps that were checked; what a new kind of model defines."""
         raise NotImplementedError(
@@ -83,7 +93,7 @@ class Model:
         if step_bytes:
             params, state, xs = adjoint.guarded((params, state, xs))
         return adjoint.over_time(
-            lambda params, state, inputs: window(params, state, *inputs, adjoint),
+            lambda params, state, inputs: window(params, state, inputs[0], inputs[1], adjoint),
             params,
             state,
             xs,
@@ -210,7 +220,7 @@ def unroll(
 def check_params(model: Model, params: Tree) -> Tree:
     """`params`, having the structure, shapes and dtypes of `model.init(key)`."""
     _checks.hashable("model", model, "make it a frozen dataclass of hashable fields")
-    return _checks.tree("params", params, _params_spec(model, jax.config.jax_enable_x64))  # type: ignore[attr-defined]
+    return _checks.tree("params", params, _params_spec(model))
 
 
 def check_state(model: Model, params: Tree, state: Tree) -> Tree:
@@ -238,11 +248,19 @@ def output(model: Model) -> Tree:
     return jax.tree.map(lambda y: y[0], ys)
 
 
-@functools.lru_cache(maxsize=256)
-def _params_spec(model: Model, x64: bool) -> Tree:
-    del x64  # a part of the key: the default dtype of a user's own `init` depends on it
-    returned = "the params that init returns"
-    return jax.eval_shape(lambda: _checks.arrays(returned, model.init(jax.random.key(0))))
+# Weak, so that a model, and what it closes over, can be forgotten.
+_SPECS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def _params_spec(model: Model) -> Tree:
+    # The default dtype of a user's own `init` depends on this.
+    x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    known = _SPECS.setdefault(model, {})
+    if x64 not in known:
+        returned = "the params that init returns"
+        init = lambda: _checks.arrays(returned, model.init(jax.random.key(0)))
+        known[x64] = jax.eval_shape(init)
+    return known[x64]
 
 
 def _spread_over_batch(state: Tree, xs: Tree) -> Tree:

@@ -122,6 +122,9 @@ class OpenLoop(Model):
     def initial_state(self, params):
         return self.model.initial_state(params)
 
+    def step(self, params, state, inputs):
+        return MixedStep(self.model)(params, state, (*inputs, True))
+
     def window(self, params, state, xs, steps, adjoint):
         params, feedback = cast(params, self.model.input.dtype), self.model.feedback
         xs, measured = xs

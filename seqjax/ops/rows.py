@@ -156,7 +156,7 @@ def _rows_cotangent(cotangent, x, kernel, **precision):
 def _batch(operands, axes, **precision):
     (x, kernel), (x_axis, kernel_axis) = operands, axes
     if kernel_axis is not None:  # another kernel for every example: nothing to fold
-        return jax.vmap(partial(_dot, **precision), in_axes=axes)(x, kernel), 0
+        return jax.vmap(lambda x, k: _dot(x, k, **precision), in_axes=axes)(x, kernel), 0
     axis = _beside_rows(x)
     return _rows_matmul.bind(jnp.moveaxis(x, x_axis, axis), kernel, **precision), axis
 
@@ -245,6 +245,8 @@ def _jvp_add(primals, tangents):
 
 
 def _transpose_add(cotangent, bias, y):
+    if isinstance(cotangent, ad.Zero):
+        return None, None
     to_bias = _sum_rows(cotangent) if ad.is_undefined_primal(bias) else None
     return to_bias, cotangent if ad.is_undefined_primal(y) else None
 
@@ -326,6 +328,8 @@ def _jvp_spread(primals, tangents, *, rows):
 
 
 def _transpose_spread(cotangent, x, like, *, rows):
+    if isinstance(cotangent, ad.Zero):
+        return None, None
     return _rows_sum.bind(cotangent, rows=len(rows)), None
 
 

@@ -7,7 +7,14 @@ import pytest
 from cases import scans
 
 import seqjax as sj
-from seqjax.ops.hoist import hoist
+from seqjax.ops.stage import stage
+
+
+def hoist(function, params, *example):
+    """`function(params, …)` as a function of the rest: what depends on `params` alone is done."""
+    staged = stage(lambda params, _, *args: function(params, *args), params, (), *example)
+    once = staged.once(staged.closed_over, params)
+    return lambda *args: staged.rest(once, [], *args)
 
 
 def cell_with(of_kernel):
@@ -72,6 +79,36 @@ def test_effects_stay_in_the_loop():
 
     remaining = jax.make_jaxpr(hoist(function, jnp.array(2.0), jnp.array(1.0)))(jnp.array(3.0))
     assert "debug_callback" in str(remaining)
+
+
+def test_what_is_known_of_a_step_is_computed_for_all_steps_in_parallel():
+    """And only what the loop reads is kept."""
+
+    def function(params, known, lam):
+        factor = jnp.sinh(known) * jnp.cosh(params)
+        unused = jnp.tan(known)
+        return lam * factor, unused * 0 + known
+
+    params, known, lam = jnp.array(0.3), jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
+    staged = stage(function, params, known[0], lam[0])
+    once = staged.once(staged.closed_over, params)
+    of_steps = jax.vmap(staged.at_step, (None, 0))(once, known)
+    loop = str(
+        jax.make_jaxpr(lambda at, lam: staged.rest(once, at, lam))([a[0] for a in of_steps], lam[0])
+    )
+    assert len(once) == 1
+    assert "sinh" not in loop
+    assert "cosh" not in loop
+    ours = jax.vmap(staged.rest, (None, 0, 0))(once, of_steps, lam)
+    theirs = jax.vmap(function, (None, 0, 0))(params, known, lam)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-14)
+
+
+def test_a_rule_that_is_not_linear_is_computed_as_it_stands():
+    staged = stage(lambda p, z, lam: jnp.clip(lam * z, -1, 1), (), jnp.array(2.0), jnp.array(0.0))
+    at = staged.at_step(staged.once([], ()), jnp.array(2.0))
+    assert [float(staged.rest([], at, jnp.array(x))) for x in (0.25, 3.0)] == [0.5, 1.0]
 
 
 def test_an_array_from_outside_is_no_parameter():
