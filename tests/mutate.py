@@ -115,6 +115,7 @@ EQUIVALENT: dict[str, str] = {
     ),
     "_entering: if steps.reset is None -> if False": "select(None, start, h) is h",
     "_convolve: if count == len(delays) -> if False": "the general case of the short cut",
+    "extend: (line.shape[0], 0) -> (0, line.shape[0])": "nothing has rows neither before nor after",
     "_grid: delay - delays[0] -> delays[0] - delay": "a divisor has no sign",
     "_grid: 1 -> 2": "of a single delay: there is no gap to fill",
     "_transpose_add: _rows_sum.bind(cotangent) if ad.is_undefined_primal(bias) else None"

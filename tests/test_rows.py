@@ -7,7 +7,7 @@ import pytest
 from cases import relative_error
 
 import seqjax as sj
-from seqjax.ops.rows import shifted
+from seqjax.ops.rows import add_bias, shifted
 
 DRAW = np.random.default_rng(0)
 X, KERNEL, BIAS = (jnp.asarray(DRAW.standard_normal(s)) for s in ((4, 6, 5), (5, 7), (7,)))
@@ -95,6 +95,15 @@ def test_a_bias_gradient_in_half_precision_does_not_stop_growing(dtype):
         return jnp.sum(batched(batched(sj.matmul))(xs, kernel, bias))
 
     assert jax.grad(loss)(jnp.zeros(2, dtype)).tolist() == [4096, 4096]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_bias_is_added_wherever_the_batch_lies(axis):
+    """And nothing is moved, but for a batch in the place of the bias."""
+    y = jnp.moveaxis(X @ KERNEL, 0, axis)
+    run = jax.vmap(add_bias, (axis, None), axis)
+    np.testing.assert_array_equal(run(y, BIAS), jnp.moveaxis(plain(X, KERNEL, BIAS), 0, axis))
+    assert ("transpose" in str(jax.make_jaxpr(run)(y, BIAS))) == (axis == 2)
 
 
 FIRST, SERIES = (jnp.asarray(DRAW.standard_normal(s)) for s in ((4, 3), (4, 6, 3)))

@@ -56,6 +56,13 @@ def test_one_step_and_no_series(delays):
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(d_params))
 
 
+def test_the_line_keeps_the_sign_of_zero():
+    model = make((0, 3))
+    params, xs, line = problem(model, 1)
+    after, _ = model.unroll(params, xs, -jnp.zeros_like(line))
+    assert np.signbit(after[:2]).all()
+
+
 @every_delay
 def test_nothing_else_is_read(delays):
     """∂Y(t)/∂X(t') is zero to the bit but where t - t' is a delay."""

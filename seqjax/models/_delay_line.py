@@ -37,7 +37,7 @@ def extend(line, xs):
     That sum is a bias's, in float32. What the line is added to is -0, which changes no number,
     and made of xs, so that `vmap` knows it as a part of the batch.
     """
-    nothing = lax.pad(xs[:0], jnp.array(-0.0, xs.dtype), ((line.shape[0], 0, 0), (0, 0, 0)))
+    nothing = jnp.pad(xs[:0], ((line.shape[0], 0), (0, 0)), constant_values=-0.0)
     line = add_bias(nothing.reshape(-1), line.reshape(-1)).reshape(line.shape)
     return jnp.concatenate([line, xs])
 
