@@ -144,7 +144,6 @@ def test_a_rule_of_complex_states_is_checked():
         sj.testing.check_cell(conjugated)
 
 
-@pytest.mark.xfail(strict=True, reason="BPTT stores no complex states yet")
 def test_a_right_cell_of_complex_states_passes():
     sj.testing.check_cell(lru(lambda params, h_prev, u, z, dz: dz * params["decay"]))
 

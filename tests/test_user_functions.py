@@ -281,7 +281,7 @@ def test_complex_states(store):
         initial_state=lambda p: jnp.zeros(H, jnp.complex128),
         project=lambda p, x: x.astype(p.dtype) @ p,
         preactivate=lambda p, h, u: u + h @ p,
-        activate=lambda z, h: z / (1 + jnp.abs(z)) + 0.5j * h,
+        activate=lambda z, h: z / (1 + jnp.abs(z)).astype(z.dtype) + 0.5j * h,
         readout=lambda p, h: h.real + h.imag**2,
     )
     params = cell.init(jax.random.key(0))

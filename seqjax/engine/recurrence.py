@@ -224,7 +224,8 @@ def plain_scan(step: Callable, state, start, inputs, steps: Steps, clip=None) ->
 
     def body(h_prev, at_t):
         inputs_t, (valid_t, reset_t, cut_t) = at_t
-        h_prev = select(cut_t, cut(h_prev), h_prev)
+        if cut_t is not None:
+            h_prev = select(cut_t, cut(h_prev), h_prev)
         entering = select(reset_t, start, h_prev)
         if valid_t is None:
             h_t, y_t = step(entering, inputs_t)
@@ -255,4 +256,4 @@ def clipped(lam: jax.Array, bound: float) -> jax.Array:
     if not jnp.iscomplexobj(lam):
         return jnp.clip(lam, -bound, bound)
     size = jnp.abs(lam)
-    return jnp.where(size > bound, lam * (bound / jnp.maximum(size, bound)), lam)
+    return lam * jnp.where(size > bound, bound / jnp.maximum(size, bound), 1).astype(lam.dtype)

@@ -14,7 +14,7 @@ from seqjax import _checks, _pickling
 from seqjax._dtypes import cast
 from seqjax.engine.adjoint import BPTT, Adjoint, batch_size, length_of, size_in_bytes
 from seqjax.engine.recurrence import Steps, fill, select, vary_with
-from seqjax.ops._jax import has_custom_vjp, is_impure
+from seqjax.ops._jax import is_impure, uses
 from seqjax.ops.rows import is_half, spread
 
 __all__ = ["Model", "unroll"]
@@ -102,8 +102,10 @@ class Model:
 
     def _is_impure(self, params, state, x) -> bool:
         """Whether a step, or its derivative, calls back into Python or names a mapped axis."""
+        if not hasattr(self, "step"):
+            return False  # of a user's own kind of model, which has none
         jaxpr = jax.make_jaxpr(self.step)(params, state, x).jaxpr
-        if is_impure(jaxpr) or not has_custom_vjp(jaxpr):
+        if is_impure(jaxpr) or not uses(jaxpr, "custom_vjp_call"):
             return is_impure(jaxpr)
 
         def total(*at):

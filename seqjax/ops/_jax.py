@@ -20,7 +20,6 @@ __all__ = [
     "ad",
     "batching",
     "eval_jaxpr",
-    "has_custom_vjp",
     "has_explicit_axes",
     "is_impure",
     "mapped_size",
@@ -29,6 +28,7 @@ __all__ = [
     "number_of_devices",
     "part_of",
     "skipping",
+    "uses",
     "vary_over",
     "varying_axes",
     "zero_tangent",
@@ -76,11 +76,14 @@ def is_impure(jaxpr: Any) -> bool:
     return False
 
 
-def has_custom_vjp(jaxpr: Any) -> bool:
-    """Whether a `jax.custom_vjp` is called, whose backward pass no jaxpr of the function shows."""
+def uses(jaxpr: Any, name: str) -> bool:
+    """Whether a primitive with a name that begins so is called, at any depth.
+
+    A "custom_vjp_call" has a backward pass, which no jaxpr of the function shows.
+    """
     return any(
-        equation.primitive.name.startswith("custom_vjp_call")
-        or any(map(has_custom_vjp, inner_jaxprs(equation)))
+        equation.primitive.name.startswith(name)
+        or any(uses(inner, name) for inner in inner_jaxprs(equation))
         for equation in jaxpr.eqns
     )
 
