@@ -14,7 +14,7 @@ from jax import lax
 
 from seqjax import _checks
 from seqjax.engine.bptt import PREACTIVATIONS, STATES, bptt
-from seqjax.engine.recurrence import Recurrence, Steps, plain_scan
+from seqjax.engine.recurrence import Recurrence, Steps, at_step, plain_scan
 from seqjax.ops._jax import mapped_size
 from seqjax.ops.reverse_mode import reverse_mode_only
 from seqjax.ops.rows import wide_dtype
@@ -75,9 +75,8 @@ class Autodiff(Adjoint):
 
 
 def _scan_recurrence(scan, rec, params, state, start, u, steps):
-    first = jax.tree.map(lambda a: a[0], u)
     preactivate = stage(
-        lambda params, _, h, u_t: rec.preactivate(params, h, u_t), params, (), state, first
+        lambda params, _, h, u_t: rec.preactivate(params, h, u_t), params, (), state, at_step(u, 0)
     )
     once = preactivate.once(preactivate.closed_over, params)
 
