@@ -287,7 +287,7 @@ def test_encode_of_the_users_own():
             "length: expected a Python integer, got",
         ),
         (lambda: generate(key=0), TypeError, r"key: .* jax.random.key\(0\), got int 0"),
-        (lambda: generate(key=None), TypeError, "key: .* got NoneType"),
+        (lambda: generate(key=None), TypeError, "key: .* got None"),
         (lambda: generate(key=jnp.ones(2)), TypeError, r"key: .* got float64\[2\]"),
         (lambda: generate(key=np.zeros(3, np.uint32)), TypeError, r"key: .* got uint32\[3\]"),
         (lambda: sj.sample(0, LOGITS), TypeError, "key: .* got int 0"),

@@ -41,6 +41,10 @@ def test_an_operation_is_skipped():
     jaxpr = jax.make_jaxpr(lambda x: (negative.bind(x) * 2, negative.bind(x)))(1.0).jaxpr
     without = _jax.skipping(jaxpr, negative)
     assert [float(a) for a in _jax.eval_jaxpr(without, (), jnp.array(3.0))] == [6.0, 3.0]
+    inside = jax.jit(lambda x: lax.fori_loop(0, 2, lambda _, a: negative.bind(a) + 1, x))
+    jaxpr = jax.make_jaxpr(inside)(1.0).jaxpr
+    (value,) = _jax.eval_jaxpr(_jax.skipping(jaxpr, negative), (), jnp.array(3.0))
+    assert value == 5
 
 
 def printing(x):

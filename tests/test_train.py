@@ -87,7 +87,7 @@ def square(w, x):
     [
         (0, {}, TypeError, "loss: expected a function"),
         (lambda w, x: w, {}, ValueError, r"loss: expected a scalar, got float64\[2\]"),
-        (lambda w, x: (0.0, w), {}, ValueError, r"loss: .* got tuple; for .* set has_aux"),
+        (lambda w, x: (0.0, w), {}, ValueError, r"loss: .* got a tuple of 2; for .* set has_aux"),
         (lambda w, x: 1.0, {}, ValueError, r"loss: expected a scalar, got float 1\.0"),
         (lambda w, x: jnp.sum(x) > 0, {}, TypeError, r"loss: .* floating scalar, got bool\[\]"),
         (square, {"has_aux": True}, TypeError, r"loss: .* pair \(scalar, aux\).* got float64\[\]"),
@@ -111,7 +111,7 @@ def test_step_errors(loss, options, kind, message):
     ("optimizer", "got"),
     [
         (0.1, r"float 0\.1"),
-        (None, "NoneType"),
+        (None, "None"),
         (optax.adam, "function"),
         (optax.MultiSteps, "the class MultiSteps"),
         (sj.gru(2, 3), "Cell"),

@@ -7,7 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, every_model, floats, gradient, normal, problem, relative_error, weighted
+from cases import (
+    CASES,
+    every_causal_model,
+    every_model,
+    floats,
+    gradient,
+    normal,
+    problem,
+    relative_error,
+    weighted,
+)
 from jax.experimental import io_callback
 
 import seqjax as sj
@@ -255,6 +265,26 @@ def test_second_order_is_the_derivative_of_the_gradient(case):
     )
     forward = jax.jit(lambda p: jax.jvp(of_gradient, (p,), (direction,))[1])(params)
     assert float(forward) == pytest.approx(by_differences, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("store", ["states", "preactivations", "chunk_starts"])
+@every_causal_model
+def test_a_model_inside_an_own_step_keeps_its_gradient(case, store):
+    """Where it cuts, the step is cut; and its second order is that of the model itself."""
+    model, (params, xs, state) = case.model, problem(case.model, 5)
+    own = sj.cell(model.init, jax.jit(model.step), model.initial_state)
+    options = {"mask": jnp.arange(5) != 2, "adjoint": sj.BPTT(chunk=2, store=store)}
+    theirs = gradient(model, **options)(params, xs, state)
+    assert relative_error(gradient(own, **options)(params, xs, state), theirs) <= 1e-12
+
+    def second(model):
+        def of_gradient(params):
+            run = lambda p: weighted(sj.unroll(model, p, xs, state, **options))
+            return sum(jnp.sum(jnp.sin(g)) for g in floats(jax.grad(run)(params)))
+
+        return floats(jax.jit(jax.grad(of_gradient))(params))
+
+    assert relative_error(second(own), second(model)) <= 1e-10
 
 
 def test_forward_mode_is_refused_in_words_wherever_it_comes_from():

@@ -81,7 +81,8 @@ def bptt(rec: Recurrence, params, state, start, u, steps: Steps, *, clip=None, k
         steps,
     )
     states = _named(states, STATES)
-    entering = fill(steps.valid, cut(_entering(state, start, states, steps)))
+    entering = _entering(state, start, states, steps)
+    entering = fill(steps.valid, cut(entering, again=forward.skipped))
     formed = over_steps(traced.preactivate, weights, entering, u)
     # What JAX differentiates is `formed`. Where the forward pass kept its own z, that is the
     # value, and computing `formed` is dead code.

@@ -104,8 +104,9 @@ def trace(rec: Recurrence, params: Tree, state: Tree, u_t: Tree) -> Traced:
         z_t = rec.preactivate(params, h_prev, u_t)
         return z_t, activate(z_t, h_prev)
 
-    # A model that cuts has rules which say so; what it computes is differentiated as it stands.
-    staged = stage(preactivate, params, (), state, u_t, without=_cut)
+    staged = stage(preactivate, params, (), state, u_t)
+    # What the forward pass computes is differentiated in the gradient of a gradient alone, and
+    # there nothing is cut.
     forward = stage(step, params, (), state, u_t, without=_cut)
     known = {id(a) for a in staged.closed_over}
     if any(_is_differentiable(a) and id(a) not in known for a in forward.closed_over):
@@ -140,26 +141,37 @@ def select(which, a: Tree, b: Tree) -> Tree:
     return jax.tree.map(lambda x, y: jnp.where(which, x, y), a, b)
 
 
-def cut(value: Tree) -> Tree:
+def cut(value: Tree, *, again: bool = False) -> Tree:
     """The identity, with a derivative of zero.
 
     Not `lax.stop_gradient`: that would cut the derivative of a *gradient* too, and second
     order would silently be wrong.
+
+    Args:
+      value: a pytree.
+      again: whether the result may be cut a second time. Its derivative is then a zero that
+        counts as one, for what has none is cut in the next order.
     """
     inexact = lambda a: jnp.issubdtype(a.dtype, jnp.inexact)
-    return jax.tree.map(lambda a: _cut.bind(a) if inexact(a) else a, value)
+    return jax.tree.map(lambda a: _cut.bind(a, again=again) if inexact(a) else a, value)
 
 
 _cut = Primitive("cut")
-_cut.def_impl(lambda a: a)
-_cut.def_abstract_eval(lambda a: a)
-mlir.register_lowering(_cut, lambda ctx, a: [a])
-batching.primitive_batchers[_cut] = lambda operands, axes: (_cut.bind(*operands), axes[0])
+_cut.def_impl(lambda a, again: a)
+_cut.def_abstract_eval(lambda a, again: a)
+mlir.register_lowering(_cut, lambda ctx, a, again: [a])
 
 
-def _jvp_cut(primals, tangents):
+def _batch_cut(operands, axes, again):
+    return _cut.bind(*operands, again=again), axes[0]
+
+
+batching.primitive_batchers[_cut] = _batch_cut
+
+
+def _jvp_cut(primals, tangents, again):
     (a,) = primals  # itself, not cut once more: whoever differentiates this sees the identity
-    return a, zero_tangent(a)
+    return a, jnp.zeros_like(a) if again else zero_tangent(a)
 
 
 ad.primitive_jvps[_cut] = _jvp_cut

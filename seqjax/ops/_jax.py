@@ -47,7 +47,12 @@ def part_of(jaxpr: Any, inputs: list, equations: list, outputs: list) -> Any:
 
 
 def skipping(jaxpr: Any, primitive: Primitive) -> Any:
-    """A jaxpr in which an operation of one operand is the identity; not in its inner jaxprs."""
+    """A jaxpr in which an operation of one operand is the identity, at any depth.
+
+    A function with a rule of its own (`custom_vjp`, `custom_jvp`) stays as it is.
+    """
+    if not uses(jaxpr, primitive.name):
+        return jaxpr
     same: dict = {}
     read = lambda v: v if isinstance(v, Literal) else same.get(v, v)
     equations = []
@@ -55,9 +60,18 @@ def skipping(jaxpr: Any, primitive: Primitive) -> Any:
         operands = [read(v) for v in equation.invars]
         if equation.primitive is primitive:
             same[equation.outvars[0]] = operands[0]
-        else:
-            equations.append(equation.replace(invars=operands))
+            continue
+        params = equation.params
+        if not equation.primitive.name.startswith("custom_"):
+            params = jax.tree.map(lambda value: _inner_skipping(value, primitive), params)
+        equations.append(equation.replace(invars=operands, params=params))
     return jaxpr.replace(eqns=equations, outvars=[read(v) for v in jaxpr.outvars])
+
+
+def _inner_skipping(value: Any, primitive: Primitive) -> Any:
+    if hasattr(value, "jaxpr"):  # a ClosedJaxpr
+        return value.replace(jaxpr=skipping(value.jaxpr, primitive))
+    return skipping(value, primitive) if hasattr(value, "eqns") else value
 
 
 def is_impure(jaxpr: Any) -> bool:

@@ -32,6 +32,7 @@ class Staged(NamedTuple):
       closed_over: the arrays that the function closes over: to be handed to `once`, which makes
         them arguments like any other. A `custom_vjp` cannot close over what is differentiated.
       result: the structure of the result, its leaves without values.
+      skipped: whether an operation was taken for the identity.
     """
 
     once: Callable[[list, Tree], list]
@@ -39,6 +40,7 @@ class Staged(NamedTuple):
     rest: Callable[..., Tree]
     closed_over: list
     result: Tree
+    skipped: bool
 
 
 def stage(
@@ -107,4 +109,4 @@ def stage(
         results = eval_jaxpr(run_rest, (), *values, *of_step, *jax.tree.leaves(args))
         return jax.tree.unflatten(structure, results)
 
-    return Staged(once, at_step, rest, list(closed.consts), result)
+    return Staged(once, at_step, rest, list(closed.consts), result, jaxpr is not closed.jaxpr)
