@@ -9,13 +9,15 @@ import numpy as np
 from jax import lax
 
 from seqjax import _checks
-from seqjax.engine.unroll import Model, output, unroll
+from seqjax.engine.unroll import Model, check_params, check_state, compiled, output, unroll
 
 __all__ = ["generate", "sample"]
 
 Tree = Any
 UNDEFINED = -1
 INT32 = range(-(2**31), 2**31)
+# What is known is kept where float32, which it may become, can tell it from 0 and infinity.
+TINY, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 def sample(
@@ -140,10 +142,23 @@ def generate(
     _checks.instance("model", model, Model, "a seqjax model")
     length = _checks.size("length", length)
     key = _random_key(key)
-    _options(temperature, top_k, top_p)
-    _checks.function("encode", encode, optional=True)
-    symbols, to_input = _one_hot(model) if encode is None else (INT32, encode)
-    prompt, defined = _symbols(prompt, symbols)
+    temperature, top_p, _ = _options(temperature, top_k, top_p)
+    _checks.part("encode", encode, optional=True)
+    prompt, defined = _symbols(prompt, _one_hot_symbols(model) if encode is None else INT32)
+    params = check_params(model, params)
+    state = check_state(model, params, state)
+    operands = params, prompt, defined, key, state, temperature, top_p
+    run = compiled(_generate, model, ("length", "top_k", "encode"), operands)
+    return run(*operands, length=length, top_k=top_k, encode=encode)
+
+
+def _generate(
+    model, params, prompt, defined, key, state, temperature, top_p, *, length, top_k, encode
+):
+    def to_input(symbol):
+        if encode is not None:
+            return encode(symbol)
+        return jax.nn.one_hot(symbol, model.input.shape[0], dtype=model.input.dtype)
 
     def draw(key, logits, defined):
         symbol = sample(key, logits, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -188,13 +203,15 @@ def _options(temperature, top_k, top_p):
     if isinstance(temperature, jax.core.Tracer):
         defined = (temperature >= 0) & (temperature < jnp.inf)
     else:
-        _checks.number("temperature", temperature, at_least=0)
+        temperature = min(_checks.number("temperature", temperature, at_least=0), LARGEST)
     if top_p is not None:
         top_p = _scalar("top_p", top_p)
         if isinstance(top_p, jax.core.Tracer):
             defined = defined & (top_p > 0) & (top_p <= 1)
-        elif _checks.number("top_p", top_p, above=0) > 1:
-            raise ValueError(_checks.mismatch("top_p", "a probability in (0, 1]", top_p))
+        else:
+            top_p = max(_checks.number("top_p", top_p, above=0), TINY)
+            if top_p > 1:
+                raise ValueError(_checks.mismatch("top_p", "a probability in (0, 1]", top_p))
     return temperature, top_p, defined
 
 
@@ -231,8 +248,8 @@ def _symbols(prompt, symbols: range):
     return jnp.asarray(known.astype(np.int32)), True
 
 
-def _one_hot(model):
-    """The symbols that have a one-hot vector, and the function that makes it."""
+def _one_hot_symbols(model):
+    """The symbols that have a one-hot vector."""
     spec = model.input
     if spec is None or len(spec.shape) != 1:
         expected = "a function symbol -> x, since the model does not take a vector"
@@ -241,5 +258,4 @@ def _one_hot(model):
     if getattr(logits, "shape", None) != spec.shape:
         expected = f"a model that outputs one logit per symbol of its input, {spec.shape[0]}"
         raise ValueError(_checks.mismatch("model", expected, _checks.describe(logits)))
-    encode = lambda symbol: jax.nn.one_hot(symbol, spec.shape[0], dtype=spec.dtype)
-    return range(spec.shape[0]), encode
+    return range(spec.shape[0])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from seqjax import _checks
+from seqjax.ops._jax import buffer_of
 
 __all__ = ["Report", "make_step", "masked_mean"]
 
@@ -97,7 +98,7 @@ def make_step(loss: Callable, optimizer: Any, *, has_aux: bool = False) -> Calla
         return optax.apply_updates(params, updates), opt_state, Report(value, _norm(grad), aux)
 
     def step(params, opt_state, *batch):
-        seen = {_buffer(leaf) for leaf in jax.tree.leaves(batch) if _is_held(leaf)}
+        seen = {buffer_of(leaf) for leaf in jax.tree.leaves(batch) if _is_held(leaf)}
         params = _donatable("params", params, seen)
         opt_state = _donatable("opt_state", opt_state, seen)
         return compiled(params, opt_state, *batch)
@@ -155,9 +156,9 @@ def _donatable(name, tree, seen):
         if leaf.is_deleted():
             expected, got = "what the last step returned", "an array that was donated to it"
             raise ValueError(_checks.mismatch(name + jax.tree_util.keystr(path), expected, got))
-        if _buffer(leaf) in seen:
+        if buffer_of(leaf) in seen:
             return jnp.copy(leaf)
-        seen.add(_buffer(leaf))
+        seen.add(buffer_of(leaf))
         return leaf
 
     return jax.tree_util.tree_map_with_path(own, tree)
@@ -166,11 +167,6 @@ def _donatable(name, tree, seen):
 def _is_held(leaf):
     """Whether a leaf is in JAX's memory already: neither traced nor NumPy's."""
     return isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
-
-
-def _buffer(array):
-    """Where an array is in memory: two arrays may be one buffer, e.g. after a device_put."""
-    return array.addressable_data(0).unsafe_buffer_pointer()
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:

@@ -258,6 +258,18 @@ def test_a_prompt_that_jax_would_narrow():
     assert set(seen) == {jnp.dtype(jnp.int32)}
 
 
+@pytest.mark.parametrize(
+    "options", [{"temperature": 1e39}, {"temperature": 1e-50}, {"top_p": 1e-50}], ids=str
+)
+def test_options_beyond_float32_are_those_of_a_program(options):
+    with jax.enable_x64(False):
+        model = sj.stack(sj.lstm(5, 6), sj.dense(6, 5))
+        run = lambda p: sj.generate(model, p, jnp.array([1]), 9, key=K, **options)[1]
+        params = model.init(K)
+        np.testing.assert_array_equal(run(params), jax.jit(run)(params))
+        assert jnp.all(run(params) >= 0)
+
+
 def test_keys_old_and_new():
     expected = generate(key=jax.random.key(7))[1]
     old = jax.random.PRNGKey(7)

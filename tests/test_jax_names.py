@@ -112,6 +112,25 @@ def test_the_precision_in_force_is_read():
         assert _jax.matmul_precision() == "highest"
 
 
+def test_the_buffer_of_an_array_is_seen():
+    array = jnp.ones(3)
+    same = jax.device_put(array, jax.devices()[0])
+    assert same is not array
+    assert _jax.buffer_of(same) == _jax.buffer_of(array) != _jax.buffer_of(jnp.copy(array))
+
+
+def test_what_is_staged():
+    seen = []
+    look = lambda a: seen.append(_jax.is_staged(a)) or jnp.sin(a)
+    jax.vmap(jax.grad(look))(jnp.ones(3))
+    jax.grad(lambda a: jnp.sum(jax.vmap(look)(a)))(jnp.ones(3))
+    assert seen == [False, False]
+    jax.jit(look)(1.0)
+    jax.jit(jax.vmap(jax.grad(look)))(jnp.ones(3))
+    jax.make_jaxpr(lambda a: look(a))(1.0)
+    assert seen[2:] == [True, True, True]
+
+
 def test_axes_that_an_array_varies_over():
     def look(x):
         assert _jax.varying_axes(x) == {"batch"}

@@ -23,6 +23,7 @@ from jax import export, lax
 import seqjax as sj
 
 T, B = 5, 3
+KEY = jax.random.key(0)
 BY_NAME = {case.name: case.model for case in CASES}
 # Each kind of model once; all of them before a release.
 FEW = {"lstm-learned", "gru-reset-before", "own-step", "stack", "narx", "tdnn", "bidirectional"}
@@ -192,6 +193,39 @@ def test_one_trace_over_ten_calls(case):
     assert traces == [(3, I)]
     run(*problem(model, 4))
     assert traces == [(3, I), (4, I)]
+
+
+EVENTS = []
+jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: EVENTS.append(name))
+
+
+def compilations(call):
+    """How many programs XLA compiles for a call."""
+    EVENTS.clear()
+    jax.block_until_ready(call())
+    return EVENTS.count("/jax/core/compile/backend_compile_duration")
+
+
+@every_model
+def test_outside_jit_nothing_is_compiled_twice(case):
+    model, (params, xs, state) = case.model, problem(case.model, T)
+    div = lambda params, xs: weighted(model.unroll(params, xs, state, length=3))
+
+    def call():
+        many = jnp.stack([xs, xs])
+        batched = lambda params: jnp.sum(jax.vmap(div, (None, 0))(params, many))
+        return div(params, xs), jax.grad(batched, allow_int=True)(params)
+
+    assert compilations(call) > 0
+    assert compilations(call) == 0
+
+
+def test_symbols_generated_outside_jit_compile_once():
+    model = sj.stack(sj.gru(5, 4), sj.dense(4, 5))
+    params, prompt = model.init(KEY), jnp.array([1])
+    call = lambda t: sj.generate(model, params, prompt, 3, key=KEY, temperature=t)
+    assert compilations(lambda: call(0.5)) > 0
+    assert compilations(lambda: (call(0.7), call(0))) == 0
 
 
 FACTORIES = {

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from seqjax import _checks, _pickling
 from seqjax._dtypes import cast
 from seqjax.engine.adjoint import BPTT, Adjoint, batch_size, length_of, size_in_bytes
 from seqjax.engine.recurrence import Steps, fill, select, vary_with
-from seqjax.ops._jax import is_impure, uses
+from seqjax.ops._jax import is_impure, is_staged, uses
 from seqjax.ops.rows import is_half, spread
 
 __all__ = ["Model", "unroll"]
@@ -84,21 +85,16 @@ class Model:
         A model that reads the future has no windows, and defines this instead.
         """
         x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
-        window = self.window
-        if self._is_impure(params, state, x):
-            adjoint, window = adjoint.plain(), self._step_by_step
+        impure = self._is_impure(params, state, x)
+        if impure:
+            adjoint = adjoint.plain()
         batch = batch_size((xs, state))
         step_bytes, state_bytes = self.step_bytes(params, state, x), size_in_bytes(state)
         adjoint = adjoint.fitted(length_of(xs), batch * step_bytes, batch * state_bytes)
         if step_bytes:
             params, state, xs = adjoint.guarded((params, state, xs))
-        return adjoint.over_time(
-            lambda params, state, inputs: window(params, state, inputs[0], inputs[1], adjoint),
-            params,
-            state,
-            xs,
-            steps,
-        )
+        over_time = compiled(_over_time, self, ("adjoint", "impure"), (params, state, xs, steps))
+        return over_time(params, state, xs, steps, adjoint=adjoint, impure=impure)
 
     def _is_impure(self, params, state, x) -> bool:
         """Whether a step, or its derivative, calls back into Python or names a mapped axis."""
@@ -144,6 +140,38 @@ class Model:
     def unroll(self, params, xs, state=None, **options):
         """`seqjax.unroll` of this model: (state, ys)."""
         return unroll(self, params, xs, state, **options)
+
+
+def _over_time(model: Model, params, state, xs, steps: Steps, *, adjoint: Adjoint, impure: bool):
+    window = model._step_by_step if impure else model.window
+    return adjoint.over_time(
+        lambda params, state, inputs: window(params, state, *inputs, adjoint),
+        params,
+        state,
+        xs,
+        steps,
+    )
+
+
+# By model and function. Weak, so that a model, and what it closes over, can be forgotten.
+_COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def compiled(function: Callable, model: Model, static: tuple[str, ...], operands: Tree) -> Callable:
+    """`function(model, …)` for these operands, compiled once if nothing around it is.
+
+    JAX would compile the loops of a call outside `jit` anew each time. Inside, where an operand
+    is staged, this is `function` as it is.
+    """
+    if any(map(is_staged, jax.tree.leaves(operands))):
+        return partial(function, model)
+    known = _COMPILED.setdefault(model, {})
+    if function not in known:
+        itself = weakref.ref(model)
+        known[function] = jax.jit(
+            lambda *args, **options: function(itself(), *args, **options), static_argnames=static
+        )
+    return known[function]
 
 
 def _is_model(part) -> bool:
@@ -250,7 +278,7 @@ def output(model: Model) -> Tree:
     return jax.tree.map(lambda y: y[0], ys)
 
 
-# Weak, so that a model, and what it closes over, can be forgotten.
+# Weak too.
 _SPECS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 

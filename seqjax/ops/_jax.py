@@ -19,9 +19,11 @@ __all__ = [
     "Primitive",
     "ad",
     "batching",
+    "buffer_of",
     "eval_jaxpr",
     "has_explicit_axes",
     "is_impure",
+    "is_staged",
     "mapped_size",
     "matmul_precision",
     "mlir",
@@ -121,7 +123,17 @@ def number_of_devices(ctx: Any) -> int | None:
 
 
 def mapped_size(array: Any) -> int:
-    """How many arrays `jax.vmap` has put beside each other in a tracer, as far as can be seen.
+    """How many arrays `jax.vmap` has put beside each other in a tracer, as far as can be seen."""
+    return _under_transformations(array)[1]
+
+
+def is_staged(array: Any) -> bool:
+    """Whether an array stands for a value to come: of a program that is being traced by `jit`."""
+    return isinstance(_under_transformations(array)[0], jax.core.Tracer)
+
+
+def _under_transformations(array: Any) -> tuple[Any, int]:
+    """What `vmap` and `grad` have put into tracers, and the number of arrays that `vmap` did.
 
     A BatchTracer has `val` and `batch_dim`, a tracer of differentiation `primal`.
     """
@@ -135,7 +147,7 @@ def mapped_size(array: Any) -> int:
             array = array.primal
         else:
             break
-    return size
+    return array, size
 
 
 def matmul_precision() -> Any:
@@ -168,6 +180,11 @@ def has_explicit_axes(*arrays: Any) -> bool:
     """
     explicit = jax.sharding.AxisType.Explicit
     return any(explicit in jax.typeof(a).sharding.mesh.axis_types for a in arrays)
+
+
+def buffer_of(array: jax.Array) -> int:
+    """Where an array is in memory: two arrays may be one buffer, e.g. after a device_put."""
+    return array.addressable_data(0).unsafe_buffer_pointer()
 
 
 def zero_tangent(primal: Any) -> Any:
