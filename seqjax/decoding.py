@@ -9,7 +9,8 @@ import numpy as np
 from jax import lax
 
 from seqjax import _checks
-from seqjax.engine.unroll import Model, check_params, check_state, compiled, output, unroll
+from seqjax.engine.per_model import compiled
+from seqjax.engine.unroll import Model, check_params, check_state, output, unroll
 
 __all__ = ["generate", "sample"]
 

@@ -2,9 +2,7 @@
 
 import dataclasses
 import math
-import weakref
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import _checks, _pickling
+from seqjax._bind import in_dtype
 from seqjax._dtypes import cast
 from seqjax.engine.adjoint import BPTT, Adjoint, batch_size, length_of, size_in_bytes
+from seqjax.engine.per_model import compiled, params_spec
 from seqjax.engine.recurrence import Steps, fill, select, vary_with
-from seqjax.ops._jax import is_impure, is_staged, uses
+from seqjax.ops._jax import is_impure, uses
 from seqjax.ops.rows import is_half, spread
 
 __all__ = ["Model", "unroll"]
@@ -120,7 +120,8 @@ class Model:
         """The same model with parameters, inputs and states of another floating dtype.
 
         Casts those fields of a dataclass that are models, shapes (`jax.ShapeDtypeStruct`) or
-        floating dtypes (`numpy.dtype`); a kind of model with other ones defines it anew.
+        floating dtypes (`numpy.dtype`), and what the functions in the fields `init` and
+        `initial_state` return; a kind of model with other ones defines it anew.
 
         Raises:
           TypeError: not a floating dtype; or the model has no field of these kinds.
@@ -129,12 +130,15 @@ class Model:
         fields: tuple = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
         old = {field.name: getattr(self, field.name) for field in fields if field.init}
         kinds = (Model, jax.ShapeDtypeStruct, np.dtype)
-        if not any(isinstance(part, kinds) for part in jax.tree.leaves(old, is_leaf=_is_model)):
+        makers = {name: old.pop(name) for name in ("init", "initial_state") if name in old}
+        parts = jax.tree.leaves(old, is_leaf=_is_model)
+        if not makers and not any(isinstance(part, kinds) for part in parts):
             raise TypeError(
                 f"astype: {type(self).__name__} has no field that is a model, a shape or a dtype; "
                 "define astype(self, dtype)"
             )
         new = jax.tree.map(lambda part: _part_astype(part, dtype), old, is_leaf=_is_model)
+        new |= {name: in_dtype(function, dtype) for name, function in makers.items()}
         return dataclasses.replace(self, **new)  # type: ignore[type-var]
 
     def unroll(self, params, xs, state=None, **options):
@@ -145,33 +149,12 @@ class Model:
 def _over_time(model: Model, params, state, xs, steps: Steps, *, adjoint: Adjoint, impure: bool):
     window = model._step_by_step if impure else model.window
     return adjoint.over_time(
-        lambda params, state, inputs: window(params, state, *inputs, adjoint),
+        lambda params, state, inputs: window(params, state, inputs[0], inputs[1], adjoint),
         params,
         state,
         xs,
         steps,
     )
-
-
-# By model and function. Weak, so that a model, and what it closes over, can be forgotten.
-_COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-
-def compiled(function: Callable, model: Model, static: tuple[str, ...], operands: Tree) -> Callable:
-    """`function(model, …)` for these operands, compiled once if nothing around it is.
-
-    JAX would compile the loops of a call outside `jit` anew each time. Inside, where an operand
-    is staged, this is `function` as it is.
-    """
-    if any(map(is_staged, jax.tree.leaves(operands))):
-        return partial(function, model)
-    known = _COMPILED.setdefault(model, {})
-    if function not in known:
-        itself = weakref.ref(model)
-        known[function] = jax.jit(
-            lambda *args, **options: function(itself(), *args, **options), static_argnames=static
-        )
-    return known[function]
 
 
 def _is_model(part) -> bool:
@@ -250,7 +233,7 @@ def unroll(
 def check_params(model: Model, params: Tree) -> Tree:
     """`params`, having the structure, shapes and dtypes of `model.init(key)`."""
     _checks.hashable("model", model, "make it a frozen dataclass of hashable fields")
-    return _checks.tree("params", params, _params_spec(model))
+    return _checks.tree("params", params, params_spec(model))
 
 
 def check_state(model: Model, params: Tree, state: Tree) -> Tree:
@@ -276,21 +259,6 @@ def output(model: Model) -> Tree:
     xs = jnp.zeros((1, *model.input.shape), model.input.dtype)
     ys = model.run(params, model.initial_state(params), xs, Steps(), _BPTT)[1]
     return jax.tree.map(lambda y: y[0], ys)
-
-
-# Weak too.
-_SPECS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-
-def _params_spec(model: Model) -> Tree:
-    # The default dtype of a user's own `init` depends on this.
-    x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
-    known = _SPECS.setdefault(model, {})
-    if x64 not in known:
-        returned = "the params that init returns"
-        init = lambda: _checks.arrays(returned, model.init(jax.random.key(0)))
-        known[x64] = jax.eval_shape(init)
-    return known[x64]
 
 
 def _spread_over_batch(state: Tree, xs: Tree) -> Tree:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
+from seqjax._bind import bind
 from seqjax._dtypes import cast
-from seqjax.models.cell import Cell, bind
+from seqjax.models.cell import Cell
 
 
 def recurrent_cell(

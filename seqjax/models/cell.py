@@ -1,7 +1,6 @@
 """Cell: what a recurrence is made of."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,26 +13,9 @@ from seqjax.engine.adjoint import size_in_bytes
 from seqjax.engine.recurrence import fill, over_steps
 from seqjax.engine.unroll import Model, check_params, check_state
 
-__all__ = ["Cell", "bind"]
+__all__ = ["Cell"]
 
 Tree = Any
-
-
-class bind(functools.partial):
-    """`functools.partial` that is equal, and hashes alike, where function and arguments are.
-
-    A factory binds its options to module-level functions with it; so the same arguments make
-    an equal cell, and `jit` does not trace again.
-    """
-
-    def _key(self):
-        return self.func, self.args, tuple(sorted(self.keywords.items()))
-
-    def __eq__(self, other):
-        return isinstance(other, bind) and self._key() == other._key()
-
-    def __hash__(self):
-        return hash(self._key())
 
 
 RULED = ("activate", "preactivate")  # the functions that may have a rule
@@ -115,7 +97,7 @@ class Cell(Model):
         _checks.spec("input", self.input)
         _checks.instance("name", self.name, str, "a string")
         if self.dtype is not None:
-            _checks.float_dtype("dtype", self.dtype)
+            object.__setattr__(self, "dtype", _checks.float_dtype("dtype", self.dtype))
         # `dataclasses.replace` hands on the pairs of the cell that it was given.
         pairs = {name: (getattr(self, name), getattr(self, f"{name}_vjp")) for name in RULED}
         for name, (function, rule) in pairs.items():
@@ -152,26 +134,5 @@ class Cell(Model):
         state, states = adjoint.recur(self, params, state, start, u, steps)
         return state, over_steps(self.readout, params, fill(steps.valid, states))
 
-    def astype(self, dtype):
-        dtype = _checks.float_dtype("dtype", dtype)
-        return dataclasses.replace(
-            self,
-            init=in_dtype(self.init, dtype),
-            initial_state=in_dtype(self.initial_state, dtype),
-            input=cast(self.input, dtype),
-            dtype=dtype,
-        )
-
     def _cast(self, params):
         return params if self.dtype is None else cast(params, self.dtype)
-
-
-def in_dtype(function: Callable, dtype) -> Callable:
-    """`function` making arrays of this dtype: by its bound option, or by casting its result."""
-    if isinstance(function, bind) and "dtype" in function.keywords:
-        return bind(function.func, *function.args, **function.keywords | {"dtype": dtype})
-    return bind(_cast_result, function, dtype)
-
-
-def _cast_result(function: Callable, dtype, *args) -> Tree:
-    return cast(function(*args), dtype)

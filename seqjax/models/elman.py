@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 
 from seqjax import _checks
+from seqjax._bind import bind
 from seqjax.engine.recurrence import cut
 from seqjax.models._recurrent import recurrent_cell, zero_vector
-from seqjax.models.cell import Cell, bind
+from seqjax.models.cell import Cell
 from seqjax.models.rnn import activate, activation_rule, project
 from seqjax.ops.rows import matmul
 

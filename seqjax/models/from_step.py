@@ -1,6 +1,5 @@
 """A user's own cell, given as one function of a step, with no structure to exploit."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,11 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._dtypes import cast
+from seqjax._bind import bind
 from seqjax.engine.adjoint import size_in_bytes
 from seqjax.engine.recurrence import Steps, WholeStep
 from seqjax.engine.unroll import Model, NoInitialState
-from seqjax.models.cell import bind, in_dtype
 
 __all__ = ["cell"]
 
@@ -99,12 +97,3 @@ class OwnCell(Model):
         whole = WholeStep(lambda params, held, x: Held(*self.step(params, held.state, x)))
         last, states = adjoint.recur(whole, params, Held(state, y), start, xs, steps)
         return last.state, states.y
-
-    def astype(self, dtype):
-        dtype = _checks.float_dtype("dtype", dtype)
-        return dataclasses.replace(
-            self,
-            init=in_dtype(self.init, dtype),
-            initial_state=in_dtype(self.initial_state, dtype),
-            input=cast(self.input, dtype),
-        )

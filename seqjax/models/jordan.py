@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax import export
 
 from seqjax import _checks
+from seqjax._bind import bind
 from seqjax.engine.recurrence import cut
 from seqjax.models import _feedback
-from seqjax.models.cell import Cell, bind
+from seqjax.models.cell import Cell
 from seqjax.models.rnn import project
 from seqjax.ops.rows import matmul
 

@@ -8,8 +8,9 @@ from jax import export
 from jax.nn import sigmoid
 
 from seqjax import _checks
+from seqjax._bind import bind
 from seqjax.models._recurrent import recurrent_cell
-from seqjax.models.cell import Cell, bind
+from seqjax.models.cell import Cell
 from seqjax.ops.rows import matmul
 
 __all__ = ["LSTMState", "lstm"]

@@ -7,7 +7,8 @@ import jax
 from jax import export
 
 from seqjax import _checks
-from seqjax.models.cell import Cell, bind
+from seqjax._bind import bind
+from seqjax.models.cell import Cell
 
 __all__ = ["MemoryState", "memory"]
 

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
+from seqjax._bind import bind
 from seqjax.models._recurrent import recurrent_cell, zero_vector
-from seqjax.models.cell import Cell, bind
+from seqjax.models.cell import Cell
 from seqjax.ops.rows import matmul
 
 __all__ = ["rnn"]

@@ -1,0 +1,47 @@
+"""What is made once for a model, and forgotten with it."""
+
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+
+from seqjax import _checks
+from seqjax.ops._jax import is_staged
+
+__all__ = ["compiled", "params_spec"]
+
+Tree = Any
+# Weak: what a model closes over may be large.
+_SPECS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def params_spec(model: Any) -> Tree:
+    """The shapes and dtypes of a model's parameters."""
+    # The default dtype of a user's own `init` depends on this.
+    x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    known = _SPECS.setdefault(model, {})
+    if x64 not in known:
+        returned = "the params that init returns"
+        init = lambda: _checks.arrays(returned, model.init(jax.random.key(0)))
+        known[x64] = jax.eval_shape(init)
+    return known[x64]
+
+
+def compiled(function: Callable, model: Any, static: tuple[str, ...], operands: Tree) -> Callable:
+    """`function(model, …)` for these operands, compiled once if nothing around it is.
+
+    JAX would compile the loops of a call outside `jit` anew each time. Inside, where an operand
+    is staged, this is `function` as it is.
+    """
+    if any(map(is_staged, jax.tree.leaves(operands))):
+        return partial(function, model)
+    known = _COMPILED.setdefault(model, {})
+    if function not in known:
+        itself = weakref.ref(model)
+        known[function] = jax.jit(
+            lambda *args, **options: function(itself(), *args, **options), static_argnames=static
+        )
+    return known[function]
