@@ -14,10 +14,9 @@ from jax import lax
 
 from seqjax import _checks
 from seqjax.engine.bptt import PREACTIVATIONS, STATES, bptt
-from seqjax.engine.recurrence import Recurrence, Steps, at_step, plain_scan
+from seqjax.engine.recurrence import Recurrence, Steps, at_step, plain_scan, widened
 from seqjax.ops._jax import mapped_size
 from seqjax.ops.reverse_mode import reverse_mode_only
-from seqjax.ops.rows import wide_dtype
 from seqjax.ops.stage import stage
 
 __all__ = ["BPTT", "Adjoint", "Autodiff"]
@@ -40,8 +39,13 @@ class Adjoint(abc.ABC):
         return operands
 
     def plain(self) -> "Adjoint":
-        """The same gradient by JAX's own rules, for steps that may only run one after the other."""
+        """The same gradient by JAX's own rules, for steps that run one after the other."""
         return self
+
+    @property
+    def is_lean(self) -> bool:
+        """Whether the caller asked it to keep less than all that the backward pass can use."""
+        return False
 
     @abc.abstractmethod
     def recur(self, rec: Recurrence, params, state, start, u, steps: Steps) -> tuple[Tree, Tree]:
@@ -65,27 +69,27 @@ class Autodiff(Adjoint):
     """
 
     def recur(self, rec, params, state, start, u, steps):
-        return _scan_recurrence(self.scan, rec, params, state, start, u, steps)
+        preactivate = stage(
+            lambda params, _, h, u_t: rec.preactivate(params, h, u_t),
+            params,
+            (),
+            state,
+            at_step(u, 0),
+        )
+        once = preactivate.once(preactivate.closed_over, params)
+
+        def step(h_prev, u_t):
+            h_t = rec.activate(preactivate.rest(once, [], h_prev, u_t), h_prev)
+            h_t = _checks.tree("the state that activate returns", h_t, h_prev)
+            return h_t, h_t
+
+        return self.scan(step, state, start, u, steps)
 
     def scan(self, step, state, start, inputs, steps):
         return plain_scan(step, state, start, inputs, steps)
 
     def over_time(self, window, params, state, xs, steps):
         return window(params, state, (xs, steps))
-
-
-def _scan_recurrence(scan, rec, params, state, start, u, steps):
-    preactivate = stage(
-        lambda params, _, h, u_t: rec.preactivate(params, h, u_t), params, (), state, at_step(u, 0)
-    )
-    once = preactivate.once(preactivate.closed_over, params)
-
-    def step(h_prev, u_t):
-        h_t = rec.activate(preactivate.rest(once, [], h_prev, u_t), h_prev)
-        h_t = _checks.tree("the state that activate returns", h_t, h_prev)
-        return h_t, h_t
-
-    return scan(step, state, start, u, steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +119,9 @@ class BPTT(Adjoint):
 
     A step that calls back into Python (`jax.debug.callback`, `jax.pure_callback`, …) or names a
     mapped axis (`jax.lax.pmean`) is not run twice or in parallel with others: it is differentiated
-    by JAX's own rules, as under `Autodiff`, with the same chunks, truncation and clipping.
+    by JAX's own rules, as under `Autodiff`, with the same chunks, truncation and clipping. So is
+    the step of a `seqjax.cell`, in which no structure is seen, unless `chunk` or `store` is given:
+    its derivatives are kept from the forward pass then, which takes least time.
 
     Raises:
       TypeError, ValueError: an attribute is not as described.
@@ -151,6 +157,10 @@ class BPTT(Adjoint):
     def plain(self):
         return _PlainBPTT(**vars(self))
 
+    @property
+    def is_lean(self):
+        return self.chunk is not None or self.store is not None
+
     def recur(self, rec, params, state, start, u, steps):
         keep_z = self.store == "preactivations"
         return bptt(rec, params, state, start, u, steps, clip=self.clip, keep_z=keep_z)
@@ -159,37 +169,27 @@ class BPTT(Adjoint):
         return plain_scan(step, state, start, inputs, steps, clip=self.clip)
 
     def over_time(self, window, params, state, xs, steps):
-        def narrowed(wide, state, inputs):
-            return window(jax.tree.map(lambda w, a: w.astype(a.dtype), wide, params), state, inputs)
-
+        wide, narrow = widened(params)
         chunk = jax.checkpoint(
-            narrowed,
+            lambda wide, *inputs: window(narrow(wide), *inputs),
             policy=_POLICIES[self.store or "states"],
             # Common subexpressions merged, the second run of a chunk would be the first one.
             prevent_cse=self.store == "chunk_starts",
         )
-        # The gradient of a parameter is summed over the chunks: in float32, if it has half of that.
-        wide = jax.tree.map(lambda a: a.astype(wide_dtype(a.dtype)), params)
         steps = steps._replace(cut=_cuts(steps.valid, length_of(xs), self.truncate))
         return _in_chunks(partial(chunk, wide), state, xs, steps, self.chunk)
 
 
 class _PlainBPTT(BPTT):
-    """`BPTT` of steps that may only run one after the other, once each: nothing is kept or formed
-    again but what the caller asks for.
+    """`BPTT` of steps that run one after the other, once each: nothing is kept or formed again but
+    what the caller asks for.
     """
-
-    def guarded(self, operands):
-        return operands
 
     def fitted(self, steps, step_bytes, state_bytes):
         return self
 
-    def recur(self, rec, params, state, start, u, steps):
-        return _scan_recurrence(self.scan, rec, params, state, start, u, steps)
-
     def over_time(self, window, params, state, xs, steps):
-        if self.chunk is not None or self.store is not None:
+        if self.is_lean:
             return super().over_time(window, params, state, xs, steps)
         steps = steps._replace(cut=_cuts(steps.valid, length_of(xs), self.truncate))
         return window(params, state, (xs, steps))

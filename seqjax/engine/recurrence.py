@@ -19,7 +19,7 @@ from seqjax.ops._jax import (
     varying_axes,
     zero_tangent,
 )
-from seqjax.ops.rows import is_half, spread
+from seqjax.ops.rows import is_half, spread, wide_dtype
 from seqjax.ops.stage import Staged, stage
 
 __all__ = [
@@ -31,11 +31,13 @@ __all__ = [
     "clipped",
     "cut",
     "fill",
+    "one_by_one",
     "over_steps",
     "plain_scan",
     "select",
     "trace",
     "vary_with",
+    "widened",
 ]
 
 Tree = Any
@@ -213,13 +215,25 @@ def over_steps(function: Callable, params: Tree, *series: Tree) -> Tree:
     over time and batch in float32, however `function` uses it.
     """
     like, time = jax.tree.leaves(series)[0], jax.tree.leaves(series)[0].shape[0]
-
-    def repeated(leaf):
-        return is_half(leaf.dtype) and leaf.ndim <= 1
-
-    axes = jax.tree.map(lambda leaf: 0 if repeated(leaf) else None, params)
-    params = jax.tree.map(lambda a: spread(a, like, time) if repeated(a) else a, params)
+    axes = jax.tree.map(lambda leaf: 0 if _is_half_vector(leaf) else None, params)
+    params = jax.tree.map(lambda a: spread(a, like, time) if _is_half_vector(a) else a, params)
     return jax.vmap(function, (axes, *(0 for _ in series)))(params, *series)
+
+
+def one_by_one(step: Callable, params: Tree) -> Callable:
+    """`step(params, state, x)` of one step after the other; gradients are summed as above."""
+    wide, narrow = widened(params)
+
+    def at(state, x):
+        like = jax.tree.leaves(x)[0]
+        spread_out = lambda a: spread(a, like) if _is_half_vector(a) else a
+        return step(jax.tree.map(spread_out, narrow(wide)), state, x)
+
+    return at
+
+
+def _is_half_vector(leaf: jax.Array) -> bool:
+    return is_half(leaf.dtype) and leaf.ndim <= 1
 
 
 def vary_with(tree: Tree, others: Tree) -> Tree:
@@ -229,16 +243,32 @@ def vary_with(tree: Tree, others: Tree) -> Tree:
     return jax.tree.map(partial(vary_over, axes), tree)
 
 
+def widened(tree: Tree) -> tuple[Tree, Callable[[Tree], Tree]]:
+    """What a loop reads at every step, in float32 if it has half of that, and the way back.
+
+    Its gradient is a sum over the steps, which JAX forms in the dtype of what the loop reads.
+    """
+
+    def wide(a):
+        return a.astype(wide_dtype(a.dtype)) if is_half(a.dtype) else a
+
+    def narrow(wide):
+        return jax.tree.map(lambda w, a: w.astype(a.dtype) if is_half(a.dtype) else w, wide, tree)
+
+    return jax.tree.map(wide, tree), narrow
+
+
 def plain_scan(step: Callable, state, start, inputs, steps: Steps, clip=None) -> tuple[Tree, Tree]:
     """A `lax.scan` of `step(state, inputs at t) -> (state, y)`, for JAX to differentiate."""
     state, start = vary_with((state, start), (inputs, steps))
+    start, narrow = widened(start)
     bounded = (lambda h: h) if clip is None else partial(_clip_cotangent, clip)
 
     def body(h_prev, at_t):
         inputs_t, (valid_t, reset_t, cut_t) = at_t
         if cut_t is not None:
             h_prev = select(cut_t, cut(h_prev), h_prev)
-        entering = select(reset_t, start, h_prev)
+        entering = select(reset_t, narrow(start), h_prev)
         if valid_t is None:
             h_t, y_t = step(entering, inputs_t)
             h_t = bounded(h_t)

@@ -14,7 +14,7 @@ from seqjax._bind import in_dtype
 from seqjax._dtypes import cast
 from seqjax.engine.adjoint import BPTT, Adjoint, batch_size, length_of, size_in_bytes
 from seqjax.engine.per_model import compiled, params_spec
-from seqjax.engine.recurrence import Steps, fill, select, vary_with
+from seqjax.engine.recurrence import Steps, fill, one_by_one, select, vary_with
 from seqjax.ops._jax import is_impure, uses
 from seqjax.ops.rows import is_half, spread
 
@@ -46,6 +46,7 @@ class Model:
       receptive_field: how many steps, t and those before it, y(t) depends on: `math.inf` for
         an infinite response (notes, section 2).
       causal: whether y(t) depends on no input after t; if not, `run` needs the whole series.
+      opaque: whether a step is one function, in which the recursion finds nothing to do at once.
     """
 
     input: jax.ShapeDtypeStruct | None
@@ -54,6 +55,7 @@ class Model:
     step: Callable
     receptive_field: float = math.inf
     causal: bool = True
+    opaque: bool = False
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -85,16 +87,16 @@ class Model:
         A model that reads the future has no windows, and defines this instead.
         """
         x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
-        impure = self._is_impure(params, state, x)
-        if impure:
-            adjoint = adjoint.plain()
         batch = batch_size((xs, state))
         step_bytes, state_bytes = self.step_bytes(params, state, x), size_in_bytes(state)
-        adjoint = adjoint.fitted(length_of(xs), batch * step_bytes, batch * state_bytes)
-        if step_bytes:
+        impure = self._is_impure(params, state, x)
+        if step_bytes and not impure:
             params, state, xs = adjoint.guarded((params, state, xs))
-        over_time = compiled(_over_time, self, ("adjoint", "impure"), (params, state, xs, steps))
-        return over_time(params, state, xs, steps, adjoint=adjoint, impure=impure)
+        stepwise = impure or (self.opaque and not adjoint.is_lean)
+        adjoint = adjoint.plain() if stepwise else adjoint
+        adjoint = adjoint.fitted(length_of(xs), batch * step_bytes, batch * state_bytes)
+        over_time = compiled(_over_time, self, ("adjoint", "stepwise"), (params, state, xs, steps))
+        return over_time(params, state, xs, steps, adjoint=adjoint, stepwise=stepwise)
 
     def _is_impure(self, params, state, x) -> bool:
         """Whether a step, or its derivative, calls back into Python or names a mapped axis."""
@@ -114,7 +116,7 @@ class Model:
 
     def _step_by_step(self, params, state, xs, steps: Steps, adjoint: Adjoint):
         start = state if steps.reset is None else self.initial_state(params)
-        return adjoint.scan(lambda s, x: self.step(params, s, x), state, start, xs, steps)
+        return adjoint.scan(one_by_one(self.step, params), state, start, xs, steps)
 
     def astype(self, dtype) -> "Model":
         """The same model with parameters, inputs and states of another floating dtype.
@@ -146,8 +148,8 @@ class Model:
         return unroll(self, params, xs, state, **options)
 
 
-def _over_time(model: Model, params, state, xs, steps: Steps, *, adjoint: Adjoint, impure: bool):
-    window = model._step_by_step if impure else model.window
+def _over_time(model: Model, params, state, xs, steps: Steps, *, adjoint: Adjoint, stepwise: bool):
+    window = model._step_by_step if stepwise else model.window
     return adjoint.over_time(
         lambda params, state, inputs: window(params, state, inputs[0], inputs[1], adjoint),
         params,
