@@ -57,7 +57,7 @@ def number(kind, low, high=math.inf):
         except ValueError:
             value = math.nan
         if not low <= value <= high or value == math.inf:
-            noun = "a whole number" if kind is int else "a number"
+            noun = "an integer" if kind is int else "a number"
             bounds = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
             raise argparse.ArgumentTypeError(f"expected {noun} {bounds}, got {text!r}")
         return value
@@ -87,8 +87,10 @@ task("--resume", action="store_true", help="continue from the checkpoint in --ou
 task("--overwrite", action="store_true", help="start anew, over the checkpoint in --out")
 task("--sample", type=size, metavar="N", help="write N characters with the checkpoint in --out")
 option("--prime", default="", metavar="TEXT", help="what the sample begins with")
-option("--temperature", type=number(float, 0), default=0.7, help="0 takes the likeliest character")
-option("--top-k", type=size, metavar="K", help="sample among the K likeliest characters")
+option(
+    "--temperature", type=number(float, 0), default=0.7, help="0 takes the most likely character"
+)
+option("--top-k", type=size, metavar="K", help="sample among the K most likely characters")
 option("--top-p", type=number(float, 1e-6, 1.0), metavar="P", help="sample from this nucleus")
 # What a checkpoint remembers of the options; --resume may change those of the second line.
 FIXED = ("data", "val_fraction", "hidden_size", "layers", "batch_size", "seq_length", "seed")
@@ -176,7 +178,10 @@ def make_writer(model: sj.Model, vocabulary: str, options):
         if (prompt < 0).any():
             strange = "".join(sorted(set(prime) - set(vocabulary)))
             parser.error(f"--prime: expected characters of the text learned, got {strange!r}")
-        return "".join(vocabulary[i] for i in generate(params, prompt, key, length).tolist())
+        written = generate(params, prompt, key, length).tolist()
+        if -1 in written:
+            parser.error("the model has no finite logits: no character can be drawn")
+        return "".join(vocabulary[i] for i in written)
 
     return write
 

@@ -228,8 +228,8 @@ def number(kind, low):
         with contextlib.suppress(ValueError):
             if low <= kind(text) < math.inf:
                 return kind(text)
-        noun = "whole number" if kind is int else "number"
-        raise argparse.ArgumentTypeError(f"expected a {noun} of at least {low}, got {text!r}")
+        noun = "an integer" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"expected {noun} of at least {low}, got {text!r}")
 
     return parse
 

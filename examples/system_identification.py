@@ -57,7 +57,7 @@ def number(kind, low, high=math.inf):
         except ValueError:
             value = math.nan
         if not low <= value <= high or value == math.inf:
-            noun = "a whole number" if kind is int else "a number"
+            noun = "an integer" if kind is int else "a number"
             bounds = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
             raise argparse.ArgumentTypeError(f"expected {noun} {bounds}, got {text!r}")
         return value

@@ -53,7 +53,7 @@ INK, PAPER = "#cdd6f4", "#1e1e2e"
 def whole(low):
     def parse(text):
         if not text.isdecimal() or int(text) < low:
-            message = f"expected a whole number of at least {low}, got {text!r}"
+            message = f"expected an integer of at least {low}, got {text!r}"
             raise argparse.ArgumentTypeError(message)
         return int(text)
 
@@ -120,7 +120,7 @@ def make_loss(model: sj.Model, task: str):
 
 
 def collapse(best) -> list[int]:
-    """Greedy decoding of CTC: the likeliest output of each step; no repetitions, no blanks."""
+    """Greedy decoding of CTC: the most likely output of each step; no repetitions, no blanks."""
     return [int(k) for k, _ in itertools.groupby(best) if k]
 
 
@@ -135,7 +135,7 @@ def edit_distance(a: list, b: list) -> int:
 
 
 def measure(task: str, best: np.ndarray, lines: Lines) -> dict[str, float]:
-    """Shares of right or wrong answers, of the likeliest outputs [B, T]."""
+    """Shares of right or wrong answers, of the most likely outputs [B, T]."""
     if task == "unsegmented":
         wanted = [[k for k in row if k] for row in lines.labels.tolist()]
         found = [collapse(row) for row in np.where(lines.symbols > 0, best, 0).tolist()]

@@ -116,8 +116,8 @@ def example():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--hidden-size=0"], "--hidden-size: expected a whole number of at least 1, got '0'"),
-        (["--steps=many"], "--steps: expected a whole number of at least 1, got 'many'"),
+        (["--hidden-size=0"], "--hidden-size: expected an integer of at least 1, got '0'"),
+        (["--steps=many"], "--steps: expected an integer of at least 1, got 'many'"),
         (["--val-fraction=1"], "--val-fraction: expected a number from 0.001 to 0.5, got '1'"),
         (["--learning-rate=nan"], "--learning-rate: expected a number of at least 1e-09"),
         (["--top-p=2"], "--top-p: expected a number from 1e-06 to 1.0, got '2'"),

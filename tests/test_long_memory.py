@@ -64,8 +64,8 @@ def test_where_the_gradient_is_exactly_0(example, problem, name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--updates=0"], "--updates: expected a whole number of at least 1, got '0'"),
-        (["--adding-length=long"], "--adding-length: expected a whole number of at least 2, got"),
+        (["--updates=0"], "--updates: expected an integer of at least 1, got '0'"),
+        (["--adding-length=long"], "--adding-length: expected an integer of at least 2, got"),
         (["--learning-rate=nan"], "--learning-rate: expected a number of at least 1e-09, got"),
         (["--systems", "rnn", "hmm"], "--systems: invalid choice: 'hmm'"),
         ([f"--out={SCRIPT}"], "--out: expected a folder, got"),

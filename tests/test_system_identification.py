@@ -81,7 +81,7 @@ def test_a_record_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--updates=0"], "--updates: expected a whole number of at least 1, got '0'"),
+        (["--updates=0"], "--updates: expected an integer of at least 1, got '0'"),
         (["--noise=-1"], "--noise: expected a number of at least 0, got '-1'"),
         (["--data=no/such.csv"], "--data: expected a CSV file with a header, got no/such.csv"),
         (["--span=30000"], "--span: expected a window of 30050 steps"),

@@ -92,8 +92,8 @@ def test_it_runs_and_the_future_helps(code, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--updates=0"], "--updates: expected a whole number of at least 1, got '0'"),
-        (["--hidden-size=x"], "--hidden-size: expected a whole number of at least 1, got 'x'"),
+        (["--updates=0"], "--updates: expected an integer of at least 1, got '0'"),
+        (["--hidden-size=x"], "--hidden-size: expected an integer of at least 1, got 'x'"),
         (["--data=no/such"], "--data: expected at least 100 lines of Python code, got no/such"),
     ],
 )

@@ -190,7 +190,7 @@ def unroll(
       params: its parameters, as `model.init(key)` makes them.
       xs: [T, input_size], the series (for a model of your own: any pytree of [T, …]).
       state: h(-1); `model.initial_state(params)` if None.
-      length: the number of valid steps, a whole-number scalar in [0, T] (outside it, a traced
+      length: the number of valid steps, an integer scalar in [0, T] (outside it, a traced
         one counts as the nearest end). Steps from there on are invalid.
       mask: bool [T], False at invalid steps. An invalid step leaves the state alone (a
         reset there too), gives y = 0 and has no gradient; its x is not read and may be NaN.
@@ -255,7 +255,7 @@ def check_state(model: Model, params: Tree, state: Tree) -> Tree:
 
 
 def output(model: Model) -> Tree:
-    """What one step of a model puts out, given zeros; for `jax.eval_shape`."""
+    """What one step of a model outputs, given zeros; for `jax.eval_shape`."""
     assert model.input is not None
     params = model.init(jax.random.key(0))
     xs = jnp.zeros((1, *model.input.shape), model.input.dtype)

@@ -60,8 +60,8 @@ def narx(
       input_size: I, the size of x(t).
       hidden_size: H, the size of h(t).
       output_size: O, the size of y(t).
-      input_delays: whole numbers from 0, each larger than the one before.
-      output_delays: whole numbers from 1, each larger than the one before.
+      input_delays: integers from 0, each larger than the one before.
+      output_delays: integers from 1, each larger than the one before.
       activation: f, any function of one vector [H].
       output_activation: g, any function of one vector [O]; none if None.
       dtype: of inputs, states and outputs; JAX's default float if None.
