@@ -65,7 +65,6 @@ RULES = {
         "_entering",
         "_outside",
         "_derived_activate_vjp",
-        "_derived_preactivate_vjp",
         "_add",
         "_run_fwd",
         "forward_scan",
@@ -74,7 +73,15 @@ RULES = {
         "_run.defvjp",
         "_conduct.defvjp",
     ],
-    "seqjax/engine/recurrence.py": ["fill", "over_steps", "plain_scan", "_jvp_cut", "clipped"],
+    "seqjax/engine/recurrence.py": [
+        "fill",
+        "over_steps",
+        "widened",
+        "one_by_one",
+        "plain_scan",
+        "_jvp_cut",
+        "clipped",
+    ],
     "seqjax/engine/adjoint.py": ["recur", "over_time", "_cuts", "_in_chunks", "_extended"],
 }
 # Which tests of test_rules.py, or which other file of tests, are tried first.
@@ -320,7 +327,8 @@ def run_suite(directory: str, arguments: list[str], result: str) -> None:
 
 
 def copy_project(place: str) -> None:
-    for part in ("seqjax", "tests", "examples", "benchmarks", "pyproject.toml", "README.md"):
+    parts = ("seqjax", "tests", "examples", "benchmarks", ".ci", ".github", "pyproject.toml")
+    for part in (*parts, "README.md"):
         source, to = ROOT / part, pathlib.Path(place, part)
         if source.is_dir():
             shutil.copytree(source, to, ignore=shutil.ignore_patterns("__pycache__"))
