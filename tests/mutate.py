@@ -62,17 +62,16 @@ RULES = {
         "bptt",
         "_adjoint_fwd",
         "_adjoint_bwd",
-        "_entering",
         "_outside",
         "_derived_activate_vjp",
         "_add",
-        "_run_fwd",
         "forward_scan",
         "reverse_scan",
         "_trace_pull",
         "_run.defvjp",
         "_conduct.defvjp",
     ],
+    "seqjax/engine/history.py": ["push", "entering", "add", "before", "_found"],
     "seqjax/engine/recurrence.py": [
         "fill",
         "over_steps",
@@ -97,6 +96,7 @@ QUICK = {
     "seqjax/ops/rows.py": "tests/test_rows.py",
     "seqjax/ops/stage.py": "tests/test_stage.py",
     "seqjax/engine/bptt.py": "not its_function and not matmul",
+    "seqjax/engine/history.py": "tests/test_history.py",
     "seqjax/engine/recurrence.py": "not its_function and not matmul",
     "seqjax/engine/adjoint.py": "recursion or alone or kept or truncated",
 }
@@ -120,7 +120,10 @@ EQUIVALENT: dict[str, str] = {
     "_adjoint_bwd: jnp.clip(a, -clip, clip) -> jnp.clip(-clip, a, clip)": (
         "min(max(a, -clip), clip) both times"
     ),
-    "_entering: if steps.reset is None -> if False": "select(None, start, h) is h",
+    "entering: if steps.reset is None -> if False": "select(None, start, h) is h",
+    "entering: if steps.valid is None and steps.reset is None -> if False": (
+        "the general case of the short cut"
+    ),
     "_convolve: if count == len(delays) -> if False": "the general case of the short cut",
     "extend: (line.shape[0], 0) -> (0, line.shape[0])": "nothing has rows neither before nor after",
     "_grid: delay - delays[0] -> delays[0] - delay": "a divisor has no sign",

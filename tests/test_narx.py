@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import floats, normal, problem, relative_error, weighted
-from jax import export
+from cases import clipper, floats, normal, problem, relative_error, weighted
+from jax import export, lax
 
 import seqjax as sj
 from seqjax.models.narx_open_loop import OpenLoop
@@ -170,3 +170,134 @@ def test_one_tap_is_a_jordan_network_without_average_but_for_the_gradient():
     same = params | {n: params[n][0] for n in ("kernel", "recurrent_kernel")}
     ours, theirs = ONE_TAP.unroll(params, xs)[1], jordan.unroll(same, xs)[1]
     np.testing.assert_allclose(ours, theirs, atol=1e-14)
+
+
+LONG = 30  # steps, of which some are invalid
+FLAGS = {
+    "mask": jnp.asarray(np.random.default_rng(1).random(LONG) < 0.8),
+    "reset": jnp.asarray(np.random.default_rng(2).random(LONG) < 0.1),
+}
+
+
+def far(output_delays):
+    model = sj.narx(3, 4, 2, output_delays=output_delays, dtype=jnp.float64)
+    return model, problem(model, LONG)
+
+
+def step_by_step(model, params, xs, state, *, mask, reset, truncate=None, clip=None):
+    """A scan over the model's own step, which carries the line and has JAX store what it will."""
+    bounded = (lambda line: line) if clip is None else clipper(clip)
+    start = model.initial_state(params)
+
+    def choose(flag, new, old):
+        return jax.tree.map(lambda a, b: jnp.where(flag, a, b), new, old)
+
+    def step(carry, inputs):
+        number, state = carry
+        x, valid, again = inputs
+        if truncate is not None:
+            cut = (number > 0) & (number % truncate == 0) & valid
+            state = choose(cut, lax.stop_gradient(state), state)
+        new, _ = model.step(params, choose(again & valid, start, state), x)
+        new = new._replace(ys=bounded(new.ys))
+        y, new = new.ys[-1], choose(valid, new, state)
+        return (number + jnp.where(valid, 1, 0), new), choose(valid, y, jnp.zeros_like(y))
+
+    (_, state), ys = lax.scan(step, (jnp.array(0), state), (xs, mask, reset))
+    return state, ys
+
+
+@pytest.mark.parametrize(
+    "output_delays", [(1, 2), (1, 4, 5, 12), (3, 40)], ids=["near", "far", "before-the-series"]
+)
+@pytest.mark.parametrize(
+    "adjoint",
+    [
+        sj.BPTT(store="states"),
+        sj.BPTT(store="preactivations", chunk=7, clip=0.1),
+        sj.BPTT(store="chunk_starts", truncate=5),
+        sj.Autodiff(),
+    ],
+    ids=["states", "preactivations", "chunk-starts", "autodiff"],
+)
+def test_lags_near_and_far_with_every_option(output_delays, adjoint):
+    model, at = far(output_delays)
+    options = {name: getattr(adjoint, name, None) for name in ("truncate", "clip")}
+
+    def naive(params, xs, state):
+        flags = {name: flag[::-1] for name, flag in FLAGS.items()}
+        state, ys = step_by_step(model, params, xs[::-1], state, **flags, **options)
+        return state, ys[::-1]
+
+    def ours(params, xs, state):
+        return model.unroll(params, xs, state, adjoint=adjoint, reverse=True, **FLAGS)
+
+    assert relative_error(floats(jax.jit(ours)(*at)), floats(jax.jit(naive)(*at))) <= 1e-12
+    assert relative_error(gradients(ours, *at), gradients(naive, *at)) <= 1e-10
+
+
+@pytest.mark.parametrize("flags", [{}, FLAGS], ids=["plain", "masked-and-reset"])
+def test_second_order_with_far_lags_is_the_difference_of_first_order(flags):
+    model, at = far((1, 12))
+    parallel = lambda tree: jax.tree.map(lambda a: normal(a, 8), tree)
+
+    def first(*at):
+        grads = jax.grad(lambda *at: weighted(model.unroll(*at, **flags)), (0, 1, 2))(*at)
+        return sum(jnp.sum(jnp.cos(g)) for g in floats(grads))
+
+    step, direction = 1e-5, parallel(at)
+    moved = lambda size: jax.tree.map(lambda a, v: a + size * v, at, direction)
+    difference = (jax.jit(first)(*moved(step)) - jax.jit(first)(*moved(-step))) / (2 * step)
+    second = jax.jit(jax.grad(first, (0, 1, 2)))(*at)
+    products = jax.tree.map(lambda g, v: jnp.sum(g * v), second, direction)
+    np.testing.assert_allclose(sum(jax.tree.leaves(products)), difference, rtol=1e-6)
+
+
+def test_a_batch_of_masks_and_resets_is_a_loop_with_far_lags():
+    model, (params, xs, state) = far((1, 12))
+    one = {"xs": xs, **FLAGS}
+    batch = {name: jnp.stack([a, a[::-1]]) for name, a in one.items()}
+
+    def run(params, at):
+        return weighted(model.unroll(params, state=state, **at))
+
+    def total(params):
+        return jnp.sum(jax.vmap(run, (None, 0))(params, batch))
+
+    ours = floats(jax.jit(jax.grad(total))(params))
+    of_one = jax.jit(jax.grad(run))
+    each = [floats(of_one(params, jax.tree.map(lambda a, n=n: a[n], batch))) for n in range(2)]
+    assert relative_error(ours, [a + b for a, b in zip(*each, strict=True)]) <= 1e-12
+
+
+def temporary(run, *at):
+    """Bytes of temporary memory of a function and of its gradient, for a batch of 8."""
+    batched = lambda params, *series: jax.vmap(lambda *one: run(params, *one))(*series)
+    total = lambda *at: jnp.sum(batched(*at) ** 2)
+    for function in (batched, jax.grad(total)):
+        yield jax.jit(function).lower(*at).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("way", ["closed loop", "with a mask", "with resets"])
+def test_memory_does_not_grow_with_the_lag(way):
+    """Were the line stored at every step, the far lag would need 20 times as much."""
+    adjoint = sj.BPTT(chunk=10**6)
+
+    def needed(last):
+        model = sj.narx(1, 8, 1, output_delays=(1, last), dtype=jnp.float32)
+        spec = lambda dtype, *shape: jax.ShapeDtypeStruct((8, 1000, *shape), dtype)
+        params = jax.eval_shape(model.init, jax.random.key(0))
+
+        def run(params, xs, measured, flags):
+            options = {"with a mask": "mask", "with resets": "reset", "some forced": "forced"}
+            options = {options[way]: flags} if way in options else {}
+            if way == "some forced":
+                options |= {"measured_ys": measured}
+                return sj.teacher_force(model, params, xs, adjoint=adjoint, **options)[1]
+            return model.unroll(params, xs, adjoint=adjoint, **options)[1]
+
+        series = spec(jnp.float32, 1), spec(jnp.float32, 1), spec(jnp.bool_)
+        return list(temporary(run, params, *series))
+
+    for near, distant in zip(needed(2), needed(300), strict=True):
+        assert distant <= 1.5 * near

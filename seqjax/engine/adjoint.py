@@ -14,6 +14,7 @@ from jax import lax
 
 from seqjax import _checks
 from seqjax.engine.bptt import PREACTIVATIONS, STATES, bptt
+from seqjax.engine.history import LAST_STEP, History
 from seqjax.engine.recurrence import Recurrence, Steps, at_step, plain_scan, widened
 from seqjax.ops._jax import mapped_size
 from seqjax.ops.reverse_mode import reverse_mode_only
@@ -48,8 +49,10 @@ class Adjoint(abc.ABC):
         return False
 
     @abc.abstractmethod
-    def recur(self, rec: Recurrence, params, state, start, u, steps: Steps) -> tuple[Tree, Tree]:
-        """Runs `rec` over one window; returns h at its end and all h, [T, …]."""
+    def recur(
+        self, rec: Recurrence, params, state, start, u, steps: Steps, history: History = LAST_STEP
+    ) -> tuple[Tree, Tree]:
+        """Runs `rec` over one window; returns the state at its end and all h, [T, …]."""
 
     @abc.abstractmethod
     def scan(self, step: Callable, state, start, inputs, steps: Steps) -> tuple[Tree, Tree]:
@@ -68,20 +71,21 @@ class Autodiff(Adjoint):
     against. Forward over reverse (`jax.hessian`) works with either.
     """
 
-    def recur(self, rec, params, state, start, u, steps):
+    def recur(self, rec, params, state, start, u, steps, history=LAST_STEP):
         preactivate = stage(
-            lambda params, _, h, u_t: rec.preactivate(params, h, u_t),
+            lambda params, _, h_prev, u_t: rec.preactivate(params, h_prev, u_t),
             params,
             (),
-            state,
+            history.read(state),
             at_step(u, 0),
         )
         once = preactivate.once(preactivate.closed_over, params)
 
-        def step(h_prev, u_t):
+        def step(state, u_t):
+            h_prev = history.read(state)
             h_t = rec.activate(preactivate.rest(once, [], h_prev, u_t), h_prev)
-            h_t = _checks.tree("the state that activate returns", h_t, h_prev)
-            return h_t, h_t
+            h_t = _checks.tree("the state that activate returns", h_t, history.newest(state))
+            return history.push(state, h_t), h_t
 
         return self.scan(step, state, start, u, steps)
 
@@ -161,9 +165,9 @@ class BPTT(Adjoint):
     def is_lean(self):
         return self.chunk is not None or self.store is not None
 
-    def recur(self, rec, params, state, start, u, steps):
+    def recur(self, rec, params, state, start, u, steps, history=LAST_STEP):
         keep_z = self.store == "preactivations"
-        return bptt(rec, params, state, start, u, steps, clip=self.clip, keep_z=keep_z)
+        return bptt(rec, params, state, start, u, steps, history, self.clip, keep_z)
 
     def scan(self, step, state, start, inputs, steps):
         return plain_scan(step, state, start, inputs, steps, clip=self.clip)

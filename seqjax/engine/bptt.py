@@ -28,6 +28,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
 from seqjax import _checks
+from seqjax.engine.history import LAST_STEP, History
 from seqjax.engine.recurrence import (
     Recurrence,
     Steps,
@@ -41,7 +42,7 @@ from seqjax.engine.recurrence import (
     trace,
     vary_with,
 )
-from seqjax.ops.rows import shifted, wide_dtype
+from seqjax.ops.rows import wide_dtype
 from seqjax.ops.stage import Staged, stage
 
 __all__ = ["bptt", "forward_scan", "reverse_scan"]
@@ -50,30 +51,31 @@ Tree = Any
 STATES, PREACTIVATIONS = "seqjax.states", "seqjax.preactivations"
 
 
-def bptt(rec: Recurrence, params, state, start, u, steps: Steps, *, clip=None, keep_z=False):
+def bptt(rec: Recurrence, params, state, start, u, steps: Steps, history: History, clip, keep_z):
     """The states of a recurrence, differentiated by the recursion above.
 
     Args:
       rec: the recurrence.
       params: its parameters.
-      state: h(-1).
+      state: h(-1), or as much of the past as `history` says.
       start: the state that a reset returns to (read where `steps.reset` is given).
       u: the projected inputs, [T, …], T ≥ 1.
       steps: validity, resets and cuts; a reset or a cut may only stand at a valid step.
+      history: what the state is of the h before.
       clip: bound on every element of λ(t), or None.
       keep_z: whether the pre-activations of the forward pass are named for keeping.
 
     Returns:
-      (h(T-1), the states [T, …]).
+      (the state after step T-1, h [T, …]).
     """
     state, start = vary_with((state, start), (params, u, steps))
-    traced = trace(rec, params, state, at_step(u, 0))
+    example = history.read(state), history.newest(state), at_step(u, 0)
+    traced = trace(rec, params, *example)
     weights = (traced.closed_over, params)
-    pull = _trace_pull(traced, weights, state, at_step(u, 0), clip)
+    pull = _trace_pull(traced, weights, *example)
     forward = traced.forward
-    states, z = _run(
-        _Static(forward._replace(closed_over=[])),
-        keep_z,
+    last, states, z = _run(
+        _Static((forward._replace(closed_over=[]), history, keep_z)),
         (forward.closed_over, params),
         state,
         start,
@@ -81,14 +83,15 @@ def bptt(rec: Recurrence, params, state, start, u, steps: Steps, *, clip=None, k
         steps,
     )
     states = _named(states, STATES)
-    entering = _entering(state, start, states, steps)
+    entering = history.entering(state, start, states, steps)
     entering = fill(steps.valid, cut(entering, again=forward.skipped))
     formed = over_steps(traced.preactivate, weights, entering, u)
     # What JAX differentiates is `formed`. Where the forward pass kept its own z, that is the
     # value, and computing `formed` is dead code.
     z = _conduct(_named(z, PREACTIVATIONS), formed) if keep_z else formed
     closed_over, pull = pull.closed_over, pull._replace(closed_over=[])
-    return _adjoint(_Static(pull), closed_over, weights, state, start, u, z, states, steps)
+    static = _Static((pull, history, clip))
+    return _adjoint(static, closed_over, weights, state, start, u, z, states, steps, last)
 
 
 class _Static:
@@ -98,26 +101,31 @@ class _Static:
         self.value = value
 
 
-def forward_scan(forward: Staged, weights, state, start, u, steps: Steps, keep_z: bool = False):
-    """Runs a recurrence; returns the states [T, …] and the pre-activations (if kept)."""
+def forward_scan(forward: Staged, history: History, keep_z, weights, state, start, u, steps: Steps):
+    """Runs a recurrence; returns the last state, h [T, …] and the pre-activations (if kept)."""
     once = forward.once(*weights)
 
-    def step(h_prev, inputs):
+    def step(state, inputs):
         u_t, valid_t, reset_t = inputs
-        entering = select(reset_t, start, h_prev)
-        z_t, h_t = forward.rest(once, [], entering, u_t)
+        entering = select(reset_t, start, state)
+        z_t, h_t = forward.rest(once, [], history.read(entering), u_t)
+        state = history.push(entering, h_t)
         if valid_t is not None:
-            h_t = select(valid_t, h_t, entering)
-        return h_t, (h_t, z_t if keep_z else None)
+            state = select(valid_t, state, entering)
+        return state, (history.newest(state), z_t if keep_z else None)
 
-    return lax.scan(step, state, (u, steps.valid, steps.reset))[1]
+    last, (states, z) = lax.scan(step, state, (u, steps.valid, steps.reset))
+    return last, states, z
 
 
-def reverse_scan(pull: Callable, lam: list, d_start: list | None, d_states: list, known, steps):
+def reverse_scan(
+    pull: Callable, add: Callable, lam: list, d_start: list | None, d_states: list, known, steps
+):
     """The recursion: ∂DIV/∂h(t) for all t to δ(t) for all t.
 
     Args:
       pull: `pull(what is known of step t, λ(t)) -> (δ(t), the part of λ(t-1) from step t)`.
+      add: `add(λ(t), ∂DIV/∂h(t)) -> λ(t)`, see `History`.
       lam: ∂DIV/∂h(T-1) from outside, that of the last of `d_states` apart.
       d_start: zeros for the cotangent of the state that resets return to; None without resets.
       d_states: ∂DIV/∂h(t), [T, …]; None for a leaf where it is zero.
@@ -131,10 +139,9 @@ def reverse_scan(pull: Callable, lam: list, d_start: list | None, d_states: list
     def step(carry, inputs):
         lam, d_start = carry
         d_h_t, known_t, (valid_t, reset_t, cut_t) = inputs
-        lam = _add(lam, d_h_t)
+        lam = add(lam, d_h_t)
         dz_t, d_h_prev = pull(known_t, lam)
         nothing = _zeros(lam)
-        d_h_prev = nothing if d_h_prev is None else d_h_prev
         if valid_t is not None:  # an invalid step hands λ on and has no δ
             dz_t = select(valid_t, dz_t, _zeros(dz_t))
             d_h_prev = select(valid_t, d_h_prev, lam)
@@ -149,7 +156,7 @@ def reverse_scan(pull: Callable, lam: list, d_start: list | None, d_states: list
     return d_state, d_start, dz
 
 
-def _trace_pull(traced: Traced, weights, state, u_t, clip) -> Staged:
+def _trace_pull(traced: Traced, weights, h_prev, h_t, u_t) -> Staged:
     """One step of the recursion, sorted by what it depends on.
 
     All that does not depend on λ (the gates, f'(Z)) is computed in parallel over time; products
@@ -166,7 +173,6 @@ def _trace_pull(traced: Traced, weights, state, u_t, clip) -> Staged:
     def pull(weights, known, lam):
         """δ(t), and what h(t-1) gets from step t: None if no gradient goes there."""
         z_t, h_prev, h_t, u_t = known
-        lam = lam if clip is None else [clipped(a, clip) for a in lam]
         dz_t, through_state = _checks.pair(
             "activate_vjp", activate_vjp(z_t, h_prev, h_t, _complete(h_t, lam)), "(dz, dh_prev)"
         )
@@ -175,17 +181,8 @@ def _trace_pull(traced: Traced, weights, state, u_t, clip) -> Staged:
         parts = [_inexact(part) for part in (through_state, through_z) if part is not None]
         return dz_t, _add(*parts) if len(parts) == 2 else parts[0] if parts else None
 
-    z_t = traced.preactivate(weights, state, u_t)
-    h_t = traced.activate(z_t, state)
-    return stage(pull, weights, (z_t, state, h_t, u_t), _inexact(h_t))
-
-
-def _entering(state, start, states, steps):
-    """The state each step starts from: h(t-1), or `start` at a reset."""
-    h_prev = jax.tree.map(shifted, state, states)
-    if steps.reset is None:
-        return h_prev
-    return jax.vmap(select, (0, None, 0))(steps.reset, start, h_prev)
+    z_t = traced.preactivate(weights, h_prev, u_t)
+    return stage(pull, weights, (z_t, h_prev, h_t, u_t), _inexact(h_t))
 
 
 def _named(tree: Tree, name: str) -> Tree:
@@ -200,16 +197,15 @@ def _named(tree: Tree, name: str) -> Tree:
 
 
 # The forward scan and the conduit: true functions, whose first derivative is left to `_adjoint`.
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _run(forward, keep_z, weights, state, start, u, steps):
-    return forward_scan(forward.value, weights, state, start, u, steps, keep_z)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _run(static, *operands):
+    return forward_scan(*static.value, *operands)
 
 
-def _run_fwd(forward, keep_z, weights, state, start, u, steps):
-    return forward_scan(forward.value, weights, state, start, u, steps, keep_z), None
-
-
-_run.defvjp(_run_fwd, lambda forward, keep_z, _, cotangent: (None,) * 5)
+_run.defvjp(
+    lambda static, *operands: (forward_scan(*static.value, *operands), None),
+    lambda static, _, cotangent: (None,) * 5,
+)
 
 
 @jax.custom_vjp
@@ -221,42 +217,47 @@ _conduct.defvjp(lambda value, formed: (value, None), lambda _, cotangent: (None,
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _adjoint(pull, closed_over, weights, state, start, u, z, states, steps):
-    return at_step(states, -1), states
+def _adjoint(static, closed_over, weights, state, start, u, z, states, steps, last):
+    return last, states
 
 
-def _adjoint_fwd(pull, *operands):
-    operands = jax.tree.map(lambda leaf: leaf.value, operands)
-    states = operands[6]
-    return (at_step(states, -1), states), operands
+def _adjoint_fwd(static, *operands):
+    *operands, states, steps, last = jax.tree.map(lambda leaf: leaf.value, operands)
+    return (last, states), (*operands, states, steps)
 
 
 def _adjoint_bwd(static, operands, cotangents):
-    pull = static.value
+    pull, history, clip = static.value
     closed_over, weights, state, start, u, z, states, steps = operands
     d_last, d_states = (_inexact(tree) for tree in cotangents)
-    entering = _entering(state, start, states, steps)
+    entering = history.entering(state, start, states, steps)
     local = fill(steps.valid, (z, entering, states, u))
     once = pull.once(closed_over, weights)
     known = jax.vmap(pull.at_step, (None, 0))(once, local)
-    step = partial(pull.rest, once)
+
+    def step(known_t, lam):
+        lam = lam if clip is None else [clipped(a, clip) for a in lam]
+        dz_t, d_read = pull.rest(once, known_t, history.newest(lam))
+        return dz_t, history.before(lam, d_read)
+
     lam = [
         jnp.zeros_like(h) if d is None else d for d, h in zip(d_last, _inexact(state), strict=True)
     ]
-    if steps.valid is None and pull.result[1] is None:
+    if steps.valid is None and pull.result[1] is None and history == LAST_STEP:
         # No gradient crosses a step (Elman's copy): λ(t) is what comes from outside, and
         # nothing is left to loop over.
         dz, _ = jax.vmap(step)(known, _outside(lam, d_states, _inexact(states)))
-        return None, None, None, None, None, _complete(z, dz), None, None
+        return None, None, None, None, None, _complete(z, dz), None, None, None
     d_start = None
     if steps.reset is not None:  # summed over all resets
         d_start = [jnp.zeros(h.shape, wide_dtype(h.dtype)) for h in _inexact(start)]
     lam, d_start = vary_with((lam, d_start), (state, start))
-    d_state, d_start, dz = reverse_scan(step, lam, d_start, d_states, known, steps)
+    d_state, d_start, dz = reverse_scan(step, history.add, lam, d_start, d_states, known, steps)
     if d_start is not None:
         pairs = zip(d_start, _inexact(start), strict=True)
         d_start = _complete(start, [d.astype(h.dtype) for d, h in pairs])
-    return None, None, _complete(state, d_state), d_start, None, _complete(z, dz), None, None
+    d_state, dz = _complete(state, d_state), _complete(z, dz)
+    return None, None, d_state, d_start, None, dz, None, None, None
 
 
 def _outside(d_last: list, d_states: list, states: list) -> list:

@@ -92,29 +92,28 @@ class Traced:
         return self.staged.rest(self.staged.once(*weights), [], h_prev, u_t)
 
 
-def trace(rec: Recurrence, params: Tree, state: Tree, u_t: Tree) -> Traced:
-    """Traces the functions of one step; only the types of the last three are used."""
+def trace(rec: Recurrence, params: Tree, h_prev: Tree, h_t: Tree, u_t: Tree) -> Traced:
+    """Traces the functions of one step; only the types of the last four are used."""
 
     def preactivate(params, _, h_prev, u_t):
         return rec.preactivate(params, h_prev, u_t)
 
     def activate(z_t, h_prev):
-        h_t = rec.activate(z_t, h_prev)
-        return _checks.tree("the state that activate returns", h_t, h_prev)
+        return _checks.tree("the state that activate returns", rec.activate(z_t, h_prev), h_t)
 
     def step(params, _, h_prev, u_t):
         z_t = rec.preactivate(params, h_prev, u_t)
         return z_t, activate(z_t, h_prev)
 
-    staged = stage(preactivate, params, (), state, u_t)
+    staged = stage(preactivate, params, (), h_prev, u_t)
     # What the forward pass computes is differentiated in the gradient of a gradient alone, and
     # there nothing is cut.
-    forward = stage(step, params, (), state, u_t, without=_cut)
+    forward = stage(step, params, (), h_prev, u_t, without=_cut)
     known = {id(a) for a in staged.closed_over}
     if any(_is_differentiable(a) and id(a) not in known for a in forward.closed_over):
         # `activate` has no place for what it closes over, the pre-activation has.
         whole = WholeStep(lambda params, h_prev, u_t: step(params, (), h_prev, u_t)[1])
-        return trace(whole, params, state, u_t)
+        return trace(whole, params, h_prev, h_t, u_t)
     return Traced(rec, staged, activate, forward)
 
 

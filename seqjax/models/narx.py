@@ -10,6 +10,7 @@ from jax import export
 
 from seqjax import _checks
 from seqjax._dtypes import cast
+from seqjax.engine.history import Delays
 from seqjax.engine.unroll import Model, check_params, check_state
 from seqjax.models import _feedback
 from seqjax.models._delay_line import check_delays, extend, read_line, read_series
@@ -105,7 +106,7 @@ def narx(
 
 @dataclass(frozen=True)
 class Feedback:
-    """The recurrence of the closed loop; its state is the line of outputs, [M, O]."""
+    """The recurrence of the closed loop; a step reads outputs of several steps before, [L, O]."""
 
     delays: tuple[int, ...]
     activation: Callable
@@ -117,30 +118,31 @@ class Feedback:
     def output(self, z):
         return z.output if self.output_activation is None else self.output_activation(z.output)
 
-    def preactivate(self, params, line, u):
-        # The delays count from the step that is being computed, one after the line's end.
-        back = [delay - 1 for delay in self.delays]
-        fed = read_line(back, params["recurrent_kernel"], line)
+    @property
+    def history(self):
+        return Delays(self.delays)
+
+    def kernel(self, params):
+        """[L · O, H], the oldest output first."""
+        kernel = params["recurrent_kernel"]
+        return kernel[::-1].reshape(-1, kernel.shape[-1])
+
+    def preactivate(self, params, ys, u):
+        fed = matmul(ys.reshape(-1), self.kernel(params))
         # A batch may share the line: what it brings is a bias then, with the gradient of one.
         return self.layers(params, add_bias(u, fed))
 
-    def preactivate_vjp(self, params, line, u, z, dz):
+    def preactivate_vjp(self, params, ys, u, z, dz):
         d_hidden = _feedback.layers_vjp(self.activation, params, z, dz)
-        kernel = params["recurrent_kernel"]
-        d_taps = matmul(d_hidden, kernel.reshape(-1, kernel.shape[-1]).T).reshape(kernel.shape[:2])
-        rows = dict(zip(self.delays, d_taps, strict=True))
-        nothing = jnp.zeros_like(line[0])
-        return jnp.stack([rows.get(delay, nothing) for delay in range(len(line), 0, -1)])
+        return matmul(d_hidden, self.kernel(params).T).reshape(ys.shape)
 
-    def activate(self, z, line):
-        return jnp.concatenate([line[1:], self.output(z)[None]])
+    def activate(self, z, ys):
+        return self.output(z)
 
-    def activate_vjp(self, z, line, new, d):
-        dy = d[-1]
+    def activate_vjp(self, z, ys, y, dy):
         if self.output_activation is not None:
             dy = jax.vjp(self.output_activation, z.output)[1](dy)[0]
-        d_line = jnp.concatenate([jnp.zeros_like(d[:1]), d[:-1]])
-        return Layers(jnp.zeros_like(z.hidden), dy), d_line
+        return Layers(jnp.zeros_like(z.hidden), dy), None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -178,9 +180,9 @@ class NARX(Model):
         params = cast(params, self.input.dtype)
         line = extend(state.xs, x[None])
         u = add_bias(read_line(self.input_delays, params["kernel"], line), params["bias"])
-        z = self.feedback.preactivate(params, state.ys, u)
-        ys = self.feedback.activate(z, state.ys)
-        return NARXState(line[1:], ys), ys[-1]
+        history = self.feedback.history
+        y = self.feedback.output(self.feedback.preactivate(params, history.read(state.ys), u))
+        return NARXState(line[1:], history.push(state.ys, y)), y
 
     def step_bytes(self, params, state, x):
         return (self.hidden_size + self.output_size) * self.input.dtype.itemsize
@@ -189,8 +191,9 @@ class NARX(Model):
         params = cast(params, self.input.dtype)
         line, u = self.read_inputs(params, state, xs, steps)
         start = None if steps.reset is None else jnp.zeros_like(state.ys)
-        last, lines = adjoint.recur(self.feedback, params, state.ys, start, u, steps)
-        return NARXState(line, last), lines[:, -1]
+        feedback = self.feedback
+        last, ys = adjoint.recur(feedback, params, state.ys, start, u, steps, feedback.history)
+        return NARXState(line, last), ys
 
     def read_inputs(self, params, state, xs, steps):
         """The line of inputs after a series, and what they bring to the hidden layer."""
