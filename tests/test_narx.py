@@ -8,7 +8,7 @@ from cases import clipper, floats, normal, problem, relative_error, weighted
 from jax import export, lax
 
 import seqjax as sj
-from seqjax.models.narx_open_loop import OpenLoop
+from seqjax.models.narx_open_loop import MixedLoop, OpenLoop
 
 T = 9
 MODEL = sj.narx(3, 5, 2, input_delays=(0, 2), output_delays=(1, 3), dtype=jnp.float64)
@@ -113,8 +113,15 @@ def test_open_loop_with_lengths_resets_and_chunks():
     np.testing.assert_allclose(both[0], whole[1], atol=1e-13)
 
 
-def test_the_open_loop_is_proved_as_any_model_is():
-    sj.testing.check_cell(OpenLoop(MODEL), x=(jnp.zeros(3), jnp.zeros(2)), draws=2)
+@pytest.mark.parametrize(
+    ("kind", "x"),
+    [
+        (OpenLoop, (jnp.zeros(3), jnp.zeros(2))),
+        (MixedLoop, (jnp.zeros(3), jnp.zeros(2), jnp.array(False))),
+    ],
+)
+def test_what_is_fed_back_otherwise_is_proved_as_any_model_is(kind, x):
+    sj.testing.check_cell(kind(MODEL), x=x, draws=1)
 
 
 def test_warm_start_is_the_state_after_the_history():
@@ -278,7 +285,7 @@ def temporary(run, *at):
         yield jax.jit(function).lower(*at).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("way", ["closed loop", "with a mask", "with resets"])
+@pytest.mark.parametrize("way", ["closed loop", "with a mask", "with resets", "some forced"])
 def test_memory_does_not_grow_with_the_lag(way):
     """Were the line stored at every step, the far lag would need 20 times as much."""
     adjoint = sj.BPTT(chunk=10**6)

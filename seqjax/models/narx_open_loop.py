@@ -10,8 +10,7 @@ from seqjax import _checks
 from seqjax._dtypes import cast
 from seqjax.engine.unroll import Model, check_params, check_state, unroll
 from seqjax.models._delay_line import read_series
-from seqjax.models.from_step import OwnCell
-from seqjax.models.narx import NARX, NARXState
+from seqjax.models.narx import NARX, Feedback, NARXState
 
 __all__ = ["teacher_force", "warm_start"]
 
@@ -73,8 +72,7 @@ def teacher_force(
         return unroll(OpenLoop(model), params, (xs, measured), state, **options)
     forced = _checks.array("forced", forced, (time,), jnp.bool_)
     measured = jnp.where(forced[:, None], measured, jnp.zeros_like(measured))
-    mixed = OwnCell(model.init, MixedStep(model), model.initial_state)
-    return unroll(mixed, params, (xs, measured, forced), state, **options)
+    return unroll(MixedLoop(model), params, (xs, measured, forced), state, **options)
 
 
 def warm_start(model: NARX, xs: jax.Array, measured_ys: jax.Array) -> NARXState:
@@ -123,7 +121,7 @@ class OpenLoop(Model):
         return self.model.initial_state(params)
 
     def step(self, params, state, inputs):
-        return MixedStep(self.model)(params, state, (*inputs, True))
+        return MixedLoop(self.model).step(params, state, (*inputs, True))
 
     def window(self, params, state, xs, steps, adjoint):
         params, feedback = cast(params, self.model.input.dtype), self.model.feedback
@@ -136,13 +134,50 @@ class OpenLoop(Model):
 
 
 @dataclass(frozen=True)
-class MixedStep:
-    """One step of a NARX model that feeds back what was measured, where it is forced to."""
+class MixedLoop(OpenLoop):
+    """A NARX model whose x(t) is (x(t), the measured y(t), whether that is fed back)."""
 
-    model: NARX
-
-    def __call__(self, params, state, inputs):
+    def step(self, params, state, inputs):
         x, measured, forced = inputs
         state, y = self.model.step(params, state, x)
         fed = jnp.where(forced, measured, y)
         return state._replace(ys=state.ys.at[-1].set(fed)), y
+
+    def step_bytes(self, params, state, inputs):
+        return self.model.step_bytes(params, state, inputs[0])
+
+    def window(self, params, state, xs, steps, adjoint):
+        params, feedback = cast(params, self.model.input.dtype), self.model.feedback
+        xs, measured, forced = xs
+        x_line, us = self.model.read_inputs(params, state, xs, steps)
+        ys = _beside(state.ys, jnp.zeros_like(state.ys))
+        start = None if steps.reset is None else jnp.zeros_like(ys)
+        us = us, measured, forced
+        rec, history = MixedFeedback(feedback), feedback.history
+        ys, rows = adjoint.recur(rec, params, ys, start, us, steps, history)
+        return NARXState(x_line, _fed(ys)), rows[:, self.model.output_size :]
+
+
+@dataclass(frozen=True)
+class MixedFeedback:
+    """The recurrence that puts both into the line, side by side: what is fed back, and y(t)."""
+
+    feedback: Feedback
+    preactivate_vjp = activate_vjp = None
+
+    def preactivate(self, params, rows, inputs):
+        u, measured, forced = inputs
+        return self.feedback.preactivate(params, _fed(rows), u), measured, forced
+
+    def activate(self, z, rows):
+        z, measured, forced = z
+        y = self.feedback.output(z)
+        return _beside(jnp.where(forced, measured, y), y)
+
+
+def _beside(fed, y):
+    return jnp.concatenate([fed, y], axis=-1)
+
+
+def _fed(rows):
+    return rows[:, : rows.shape[1] // 2]
