@@ -149,3 +149,20 @@ def test_explicit_axes_are_seen():
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
     assert _jax.has_explicit_axes(jnp.ones(3), jax.device_put(jnp.ones(3), sharding))
     assert not _jax.has_explicit_axes(jnp.ones(3))
+
+
+def test_a_constant_comes_onto_the_mesh_of_others():
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+
+    def look(x):
+        assert jax.typeof(jnp.array(0)).sharding.mesh.empty
+        (found,) = {_jax.explicit_mesh(jnp.array(0), x), _jax.explicit_mesh(x)}
+        assert jax.typeof(_jax.on_mesh(found, jnp.array(0))).sharding.mesh == found
+        assert _jax.on_mesh(found, x) is x  # and is not replicated
+        return x
+
+    with jax.set_mesh(mesh):
+        jax.jit(look)(jax.device_put(jnp.ones(3), sharding))
+    constant = jnp.array(0)
+    assert _jax.on_mesh(_jax.explicit_mesh(constant), constant) is constant

@@ -286,8 +286,8 @@ def _in_chunks(chunk: Callable, state, xs, steps: Steps, size: int | None) -> tu
         rest = number * size - time
         valid = jnp.ones(time, bool) if steps.valid is None else steps.valid
         xs = jax.tree.map(lambda a: _extended(a, a[-1], rest), xs)
-        never = jnp.array(False)
-        steps = jax.tree.map(lambda a: _extended(a, never, rest), steps._replace(valid=valid))
+        steps = steps._replace(valid=valid)
+        steps = jax.tree.map(lambda a: _extended(a, jnp.zeros_like(a[0]), rest), steps)
     pieces = jax.tree.map(lambda a: a.reshape(number, size, *a.shape[1:]), (xs, steps))
     state, ys = lax.scan(chunk, state, pieces)
     return state, jax.tree.map(lambda y: y.reshape(number * size, *y.shape[2:])[:time], ys)

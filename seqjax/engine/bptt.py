@@ -265,7 +265,9 @@ def _outside(d_last: list, d_states: list, states: list) -> list:
     d_states = [
         jnp.zeros_like(h) if d is None else d for d, h in zip(d_states, states, strict=True)
     ]
-    return [d.at[-1].add(last) for d, last in zip(d_states, d_last, strict=True)]
+    # Not `at[-1].add`: a scatter over a batch with explicit axes has to be told its sharding.
+    pairs = zip(d_states, d_last, strict=True)
+    return [jnp.concatenate([d[:-1], (d[-1] + last)[None]]) for d, last in pairs]
 
 
 _adjoint.defvjp(_adjoint_fwd, _adjoint_bwd, symbolic_zeros=True)

@@ -14,7 +14,9 @@ from seqjax.ops._jax import (
     Primitive,
     ad,
     batching,
+    explicit_mesh,
     mlir,
+    on_mesh,
     vary_over,
     varying_axes,
     zero_tangent,
@@ -236,10 +238,14 @@ def _is_half_vector(leaf: jax.Array) -> bool:
 
 
 def vary_with(tree: Tree, others: Tree) -> Tree:
-    """Inside `shard_map`: `tree` varying wherever a leaf of it or of `others` does."""
+    """`tree` as the carry of a loop that reads `others`: its type has the axes of theirs.
+
+    Inside `shard_map` it varies wherever a leaf of it or of `others` does; on a mesh with explicit
+    axes it lies on that mesh.
+    """
     leaves = jax.tree.leaves((tree, others))
-    axes = frozenset().union(*map(varying_axes, leaves))
-    return jax.tree.map(partial(vary_over, axes), tree)
+    axes, mesh = frozenset().union(*map(varying_axes, leaves)), explicit_mesh(*leaves)
+    return jax.tree.map(lambda a: vary_over(axes, on_mesh(mesh, a)), tree)
 
 
 def widened(tree: Tree) -> tuple[Tree, Callable[[Tree], Tree]]:

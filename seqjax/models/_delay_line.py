@@ -7,11 +7,12 @@ series that is a causal convolution, in which nothing is recurrent.
 import itertools
 import math
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from seqjax import _checks
-from seqjax.engine.recurrence import Steps, cut
+from seqjax.engine.recurrence import Steps, cut, select
 from seqjax.ops.rows import add_bias, matmul
 
 __all__ = ["check_delays", "extend", "read_line", "read_series"]
@@ -66,12 +67,7 @@ def read_series(delays, kernel, line, xs, steps: Steps):
     time, reset, cuts, rank = xs.shape[0], steps.reset, steps.cut, None
     if steps.valid is not None:  # the valid steps come first, the others out of reach
         rank = jnp.cumsum(steps.valid) - 1
-        place = jnp.where(steps.valid, rank, time)
-        xs = jnp.zeros_like(xs).at[place].set(xs, mode="drop")
-        reset, cuts = (
-            None if flags is None else jnp.zeros_like(flags).at[place].set(flags, mode="drop")
-            for flags in (reset, cuts)
-        )
+        xs, reset, cuts = _valid_first(steps.valid, rank, (xs, reset, cuts))
     before = line.shape[0]
     line = extend(line, xs)
     # The first row of the line that each step may read, and the first one that gets a gradient.
@@ -92,6 +88,23 @@ def read_series(delays, kernel, line, xs, steps: Steps):
         kept = (count + jnp.arange(before) >= begin[-1])[:, None]
         line = jnp.where(kept, line, jnp.zeros_like(line))
     return line, us
+
+
+def _valid_first(valid, rank, series):
+    """Some series without their invalid steps, zeros at the end.
+
+    Numbers are scattered, and series gathered: a differentiated scatter over a batch with explicit
+    axes would have to be told its sharding.
+    """
+    place = jnp.where(valid, rank, rank.shape[0])
+    numbers = jnp.arange(rank.shape[0], dtype=rank.dtype)
+    order = jnp.zeros_like(rank).at[place].set(numbers, mode="drop")
+    within = numbers <= rank[-1]
+
+    def moved(a):
+        return jax.vmap(select, (0, 0, None))(within, a[order], jnp.zeros_like(a[0]))
+
+    return jax.tree.map(moved, series)
 
 
 def _cut_before(reached, rows, numbers):

@@ -21,6 +21,7 @@ __all__ = [
     "batching",
     "buffer_of",
     "eval_jaxpr",
+    "explicit_mesh",
     "has_explicit_axes",
     "is_impure",
     "is_staged",
@@ -28,6 +29,7 @@ __all__ = [
     "matmul_precision",
     "mlir",
     "number_of_devices",
+    "on_mesh",
     "part_of",
     "skipping",
     "uses",
@@ -173,13 +175,31 @@ def vary_over(names: frozenset, array: Any) -> Any:
     return lax.pvary(array, missing)  # type: ignore[attr-defined]
 
 
-def has_explicit_axes(*arrays: Any) -> bool:
-    """Whether an array lies on a mesh with axes of `jax.sharding.AxisType.Explicit`.
+def explicit_mesh(*arrays: Any) -> Any:
+    """The mesh with axes of `jax.sharding.AxisType.Explicit` that an array lies on; None without.
 
     Such an array has its sharding in its type: `aval.sharding.mesh.axis_types`.
     """
     explicit = jax.sharding.AxisType.Explicit
-    return any(explicit in jax.typeof(a).sharding.mesh.axis_types for a in arrays)
+    meshes = (jax.typeof(a).sharding.mesh for a in arrays)
+    return next((mesh for mesh in meshes if explicit in mesh.axis_types), None)
+
+
+def has_explicit_axes(*arrays: Any) -> bool:
+    """Whether one of the arrays lies on such a mesh."""
+    return explicit_mesh(*arrays) is not None
+
+
+def on_mesh(mesh: Any, array: Any) -> Any:
+    """`array`, replicated over `mesh` if its type has no mesh: a constant, in 0.8 `jnp.zeros`.
+
+    `vmap` cannot give a loop's carry the sharding of the batch if it is not on the mesh.
+    """
+    if mesh is None or not jax.typeof(array).sharding.mesh.empty:
+        return array
+    return jax.sharding.reshard(
+        array, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    )
 
 
 def buffer_of(array: jax.Array) -> int:
