@@ -47,6 +47,7 @@ class History(Protocol):
         """Cotangents of a state from those of the next one, but for the h pushed, and of `read`."""
 
 
+@dataclass(frozen=True)
 class LastStep:
     """The state is what the step before computed."""
 
