@@ -160,3 +160,34 @@ def test_a_nan_shows_from_its_step_on_and_nowhere_before(case, adjoint):
     assert all(bool(jnp.isnan(leaf).all()) for leaf in states)
     d_params = grads[: len(floats(params))]
     assert any(bool(jnp.isnan(leaf).any()) for leaf in d_params)
+
+
+@every_model
+@pytest.mark.parametrize("adjoint", [sj.BPTT(), sj.BPTT(chunk=2, store="chunk_starts")], ids=str)
+def test_a_precision_context_holds_forward_and_backward(case, adjoint):
+    """Every product has the precision that is in force where the model, or its gradient, runs."""
+    at = problem(case.model, 4)
+
+    def div(*at):
+        return sum(jnp.sum(jnp.sin(a)) for a in floats(case.model.unroll(*at, adjoint=adjoint)))
+
+    def within(precision, function):
+        def run(*at):
+            with jax.default_matmul_precision(precision):
+                return function(*at)
+
+        return run
+
+    def products(function):
+        text = jax.jit(function).lower(*at).as_text()
+        kinds = ("stablehlo.dot_general", "stablehlo.convolution")
+        return [line for line in text.splitlines() if any(kind in line for kind in kinds)]
+
+    gradient = jax.grad(div, (0, 1, 2), allow_int=True)
+    inside = jax.grad(within("highest", div), (0, 1, 2), allow_int=True)
+    for function in (within("highest", div), within("highest", gradient), inside):
+        assert products(function)
+        assert all("HIGHEST" in line for line in products(function))
+    with jax.default_matmul_precision("highest"):
+        assert all("HIGHEST" in line for line in products(gradient))
+    assert not any("HIGHEST" in line for line in products(gradient))
