@@ -102,14 +102,30 @@ def test_what_is_said_of_the_speeds_is_true_of_the_committed_results():
     gradient, forward = ([r for r in rows if r["what"] == w] for w in ("gradient", "forward"))
     peak = [round(100 * r["fraction_of_matmul_peak"]) for r in gradient]
     assert f"of which the gradient reaches {min(peak)} to {max(peak)} %" in README
-    assert min(r["best_jax_peer/seqjax"] for r in gradient) > 1  # "in every row"
-    behind = [r["cell"] for r in forward if r["best_jax_peer/seqjax"] < 1]
-    assert sorted(behind) == ["lstm"] * 3 + ["rnn"]
-    fatter = [r for r in gradient if r["temp_mb"]["seqjax"] > r["least_temp_mb_of_peers"]]
-    assert {(r["cell"], *r["shape"]) for r in fatter} == {
-        ("gru", 128, 32, 64),
-        ("lstm", 128, 32, 64),
+    behind = lambda rows: {
+        (r["cell"], *r["shape"]): round(r["best_jax_peer/seqjax"], 2)
+        for r in rows
+        if r["best_jax_peer/seqjax"] < 1
     }
+    assert behind(gradient) == {
+        ("gru", 1024, 1, 32): 0.68,
+        ("gru", 1024, 1, 128): 0.82,
+        ("lstm", 96, 128, 128): 0.91,
+    }
+    forward = behind(forward)
+    assert forward.pop(("gru", 1024, 1, 32)) == 0.37
+    assert forward.pop(("gru", 1024, 1, 128)) == 0.6
+    assert forward.pop(("rnn", 1024, 1, 32)) < 1
+    assert forward.pop(("lstm", 1024, 1, 32)) < 1
+    assert {cell for cell, *_ in forward} == {"lstm"}
+    assert len(forward) == 3
+    assert min(forward.values()) >= 0.95
+    fatter = {
+        (r["cell"], *r["shape"])
+        for r in gradient
+        if r["temp_mb"]["seqjax"] > 1.085 * r["least_temp_mb_of_peers"] and r["cell"] != "rnn"
+    }
+    assert fatter == {("gru", 128, 32, 64), ("lstm", 128, 32, 64)}
     for r in rows:
         if r["cell"] == "lstm" and r["network"] != "ragged" and r["shape"][1] > 1:
             assert r["ms"].pop("torch") < min(r["ms"].values())
