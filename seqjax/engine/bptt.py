@@ -247,7 +247,7 @@ def _adjoint_bwd(static, operands, cotangents):
         # No gradient crosses a step (Elman's copy): λ(t) is what comes from outside, and
         # nothing is left to loop over.
         dz, _ = jax.vmap(step)(known, _outside(lam, d_states, _inexact(states)))
-        return None, None, None, None, None, _complete(z, dz), None, None, None
+        return None, None, None, None, None, _returned(z, dz), None, None, None
     d_start = None
     if steps.reset is not None:  # summed over all resets
         d_start = [jnp.zeros(h.shape, wide_dtype(h.dtype)) for h in _inexact(start)]
@@ -255,8 +255,8 @@ def _adjoint_bwd(static, operands, cotangents):
     d_state, d_start, dz = reverse_scan(step, history.add, lam, d_start, d_states, known, steps)
     if d_start is not None:
         pairs = zip(d_start, _inexact(start), strict=True)
-        d_start = _complete(start, [d.astype(h.dtype) for d, h in pairs])
-    d_state, dz = _complete(state, d_state), _complete(z, dz)
+        d_start = _returned(start, [d.astype(h.dtype) for d, h in pairs])
+    d_state, dz = _returned(state, d_state), _returned(z, dz)
     return None, None, d_state, d_start, None, dz, None, None, None
 
 
@@ -298,6 +298,12 @@ def _complete(template: Tree, leaves: list) -> Tree:
         ),
         template,
     )
+
+
+def _returned(template: Tree, leaves: list) -> Tree:
+    """The same as a rule returns it: None, of any symbolic shape, where it has no derivative."""
+    given = iter(leaves)
+    return jax.tree.map(lambda leaf: next(given) if _is_inexact(leaf) else None, template)
 
 
 def _zeros(leaves: list) -> list:
