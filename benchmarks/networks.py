@@ -89,7 +89,7 @@ def seqjax_network(problem: Problem):
     if problem.network == "ragged":
 
         def ragged(params, xs, state):
-            one = lambda xs, s, length: cell.unroll(params[0], xs, s, length=length)[1]
+            one = lambda xs, s, length: sj.unroll(cell, params[0], xs, s, length=length)[1]
             return jax.vmap(one)(xs, of_cell(state[0]), problem.lengths)
 
         return ragged
@@ -100,7 +100,7 @@ def seqjax_network(problem: Problem):
 
     def apply(params, xs, state):
         state = join([of_cell(s) for s in state])
-        return jax.vmap(lambda xs, s: model.unroll(join(params), xs, s)[1])(xs, state)
+        return jax.vmap(lambda xs, s: sj.unroll(model, join(params), xs, s)[1])(xs, state)
 
     return apply
 

@@ -68,8 +68,8 @@ def native_peer(kind, weights):
 
     def apply(params, xs, state):
         state = sj.LSTMState(*state) if kind == "lstm" else state[0]
-        batched = dataclasses.replace(cell, input=None, initial_state=lambda params: state)
-        return jnp.swapaxes(batched.unroll(params, jnp.swapaxes(xs, 0, 1), state)[1], 0, 1)
+        batched = dataclasses.replace(cell, input_spec=None, initial_state=lambda params: state)
+        return jnp.swapaxes(sj.unroll(batched, params, jnp.swapaxes(xs, 0, 1), state)[1], 0, 1)
 
     return Peer(apply, seqjax_peer(kind, weights).convert)
 

@@ -156,8 +156,8 @@ def make_loss(model: sj.Model):
 
     def loss(params, states, symbols):
         """Nats per character over symbols [B, T + 1], and the state of each stream after it."""
-        xs = one_hot(symbols[:, :-1], *model.input.shape)
-        read = lambda state, xs: model.unroll(params, xs, state, adjoint=adjoint)
+        xs = one_hot(symbols[:, :-1], *model.input_spec.shape)
+        read = lambda state, xs: sj.unroll(model, params, xs, state, adjoint=adjoint)
         states, logits = jax.vmap(read)(states, xs)
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, symbols[:, 1:])
         return nats.mean(), states

@@ -132,7 +132,7 @@ def patient(init, steps, key):
 
 def leaky_memory(rnn, dense, steps):
     """m(t) = a m(t-1) + (1 - a) h(t-1), with an a for each unit; h(t) = relu(W1 x + W11 m + b)."""
-    (size,), both = dense.input.shape, sj.stack(rnn, dense)
+    (size,), both = dense.input_spec.shape, sj.stack(rnn, dense)
     return sj.memory(
         r=lambda params, y, h, m: h + jax.nn.sigmoid(params[2]) * (m - h),
         f=lambda params, x, m: rnn.step(params[0], m, x)[1],
@@ -173,7 +173,7 @@ def gradients(losses, model, output, params, xs, targets):
         state = jax.tree.map(jnp.add, model.step(params, state, x)[0], epsilon)
         return state, output(params, state)
 
-    nudged = sj.cell(model.init, step, model.initial_state)
+    nudged = sj.from_step(model.init, step, model.initial_state)
 
     def div(epsilons, xs, target):
         return losses(sj.unroll(nudged, params, (xs, epsilons))[1], target)[-1]

@@ -22,6 +22,7 @@ CSV file with a header; its last fifth is the test. Three ways to train a NARX m
 """
 
 import argparse
+import functools
 import math
 import sys
 import time
@@ -301,7 +302,9 @@ def main(argv=None):
 
             params = train(system, record, options, advance)
             progress.update(bar, completed=options.updates)
-            runs[name] = np.asarray(jax.jit(system.model.unroll)(params, record.test_xs)[1])
+            runs[name] = np.asarray(
+                jax.jit(functools.partial(sj.unroll, system.model))(params, record.test_xs)[1]
+            )
             ahead = "–"
             if name.startswith("NARX"):
                 forced = sj.teacher_force(system.model, params, record.test_xs, record.test_ys)[1]

@@ -1,14 +1,17 @@
 """seqjax: functional sequence modelling in JAX, with gradients through time by hand."""
 
-from seqjax import testing, train
-from seqjax.compose import bidirectional, stack
+from seqjax import interop, testing, train
+from seqjax._static import static_partial
+from seqjax.compose.bidirectional import bidirectional
+from seqjax.compose.stack import stack
 from seqjax.decoding import generate, sample
 from seqjax.engine.adjoint import BPTT, Adjoint, Autodiff
-from seqjax.engine.unroll import Model, unroll
+from seqjax.engine.model import Model
+from seqjax.engine.unroll import unroll
 from seqjax.models.cell import Cell
 from seqjax.models.dense import dense
 from seqjax.models.elman import elman
-from seqjax.models.from_step import cell
+from seqjax.models.from_step import from_step
 from seqjax.models.gru import gru
 from seqjax.models.jordan import JordanState, jordan
 from seqjax.models.lstm import LSTMState, lstm
@@ -17,7 +20,7 @@ from seqjax.models.narx import NARXState, narx
 from seqjax.models.narx_open_loop import teacher_force, warm_start
 from seqjax.models.rnn import rnn
 from seqjax.models.tdnn import tdnn
-from seqjax.ops.rows import matmul
+from seqjax.ops.matmul import matmul
 
 __all__ = [
     "BPTT",
@@ -30,11 +33,12 @@ __all__ = [
     "Model",
     "NARXState",
     "bidirectional",
-    "cell",
     "dense",
     "elman",
+    "from_step",
     "generate",
     "gru",
+    "interop",
     "jordan",
     "lstm",
     "matmul",
@@ -43,6 +47,7 @@ __all__ = [
     "rnn",
     "sample",
     "stack",
+    "static_partial",
     "tdnn",
     "teacher_force",
     "testing",

@@ -19,8 +19,8 @@ from seqjax._messages import (
     dtype_name,
     mismatch,
 )
+from seqjax._types import PyTree
 
-Tree = Any
 BATCHED = "; for a batch, use jax.vmap"
 
 
@@ -130,7 +130,7 @@ def as_array(name: str, value: Any) -> Any:
     raise TypeError(mismatch(name, "a JAX or NumPy array", describe_non_array(value)))
 
 
-def arrays(name: str, value: Tree) -> Tree:
+def arrays(name: str, value: PyTree) -> PyTree:
     """A pytree of arrays, of any structure: what a user's function returns."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: as_array(name + jax.tree_util.keystr(path), leaf), value
@@ -174,7 +174,7 @@ def array(name: str, value: Any, shape: tuple, dtype: Any) -> Any:
     return value
 
 
-def tree(name: str, value: Tree, spec: Tree) -> Tree:
+def tree(name: str, value: PyTree, spec: PyTree) -> PyTree:
     """A pytree with the structure, shapes and dtypes of `spec`; names the leaf that is off."""
     try:
         structure: Any = jax.tree.structure(value)
@@ -199,7 +199,7 @@ def pair(name: str, value: Any, expected: str) -> tuple[Any, Any]:
     return value[0], value[1]
 
 
-def step_result(value: Any) -> tuple[Tree, Tree]:
+def step_result(value: Any) -> tuple[PyTree, PyTree]:
     """What a user's `step` returned: (state, y); a Python number in y is an array, as in a scan."""
     state, y = pair("step", value, "(state, y)")
     numbers = (bool, int, float, complex)
@@ -207,12 +207,12 @@ def step_result(value: Any) -> tuple[Tree, Tree]:
     return state, arrays("the y that step returns", y)
 
 
-def one(name: str, value: Tree, spec: Any) -> Tree:
+def one(name: str, value: PyTree, spec: Any) -> PyTree:
     """One input of `spec`; any pytree of arrays where that is None."""
     return arrays(name, value) if spec is None else array(name, value, spec.shape, spec.dtype)
 
 
-def series(name: str, value: Tree, spec: Any) -> tuple[Tree, int]:
+def series(name: str, value: PyTree, spec: Any) -> tuple[PyTree, int]:
     """A series of `spec` (None: of any pytree) along a leading time axis, and its length."""
     if spec is not None:
         value = array(name, value, ("T", *spec.shape), spec.dtype)

@@ -1,4 +1,4 @@
-"""Two gradients held against each other, of any pytrees and any inexact dtypes."""
+"""Comparison of two gradients, of any pytrees and any inexact dtypes."""
 
 from typing import Any, NamedTuple
 
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax._messages import LIMIT, clip, difference, mismatch
-
-Tree = Any
+from seqjax._tree import is_inexact
+from seqjax._types import PyTree
 
 
 class Tolerance(NamedTuple):
@@ -33,7 +33,7 @@ TOLERANCES = {
 }
 
 
-def normal(spec: Tree, rng, *leading: int) -> Tree:
+def normal(spec: PyTree, rng, *leading: int) -> PyTree:
     """Normal random numbers for inexact leaves, zeros and ones for integers; zeros for others."""
 
     def draw(leaf):
@@ -96,7 +96,7 @@ def check_differences(
         raise AssertionError(clip(message, LIMIT)) from error
 
 
-def compare(name: str, hand: Tree, auto: Tree, over_time: bool, rtol: float) -> None:
+def compare(name: str, hand: PyTree, auto: PyTree, windows: bool, rtol: float) -> None:
     """Relative to the largest element of a leaf; names the leaf and time that are off most."""
     structure: Any = jax.tree.structure(auto)
     if jax.tree.structure(hand) != structure:
@@ -114,20 +114,16 @@ def compare(name: str, hand: Tree, auto: Tree, over_time: bool, rtol: float) -> 
             continue
         index = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error)), error.shape)
         place = f"at t={index[0]}" + (f", element {list(map(int, index[1:]))}" if index[1:] else "")
-        place = place if over_time else f"element {list(map(int, index))}"
+        place = place if windows else f"element {list(map(int, index))}"
         raise AssertionError(
             f"{clip(leaf, LIMIT - 200)} {place} is off: by hand {ours[index]:.6g}, "
             f"autodiff {theirs[index]:.6g}, relative error {error[index]:.1e}"
         )
 
 
-def _with_paths(tree: Tree) -> list:
+def _with_paths(tree: PyTree) -> list:
     return jax.tree_util.tree_leaves_with_path(tree)
 
 
-def inexact(tree: Tree) -> list:
+def inexact(tree: PyTree) -> list:
     return [leaf for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
-
-
-def is_inexact(leaf) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-Tree = Any
+from seqjax._types import PyTree
+
 LIMIT = 600  # characters of a message, the sum of its three parts
 NAME, EXPECTED, GIVEN = 130, 200, 250
 ARRAYS = (jax.Array, np.ndarray, np.generic)
@@ -67,14 +68,14 @@ def dtype_name(dtype: Any) -> str:
         return clip(name, 40)
 
 
-def difference(name: str, spec: Tree, value: Tree) -> tuple[str, str, str]:
+def difference(name: str, spec: PyTree, value: PyTree) -> tuple[str, str, str]:
     """Where two pytrees of different structure first differ: the parts of a `mismatch`."""
     (path, want, got), *others = _differences(name, spec, value)
     told = f"; {len(others)} more places differ" if others else ""
     return path, describe(want), _describe_beside(want, got) + told
 
 
-def _differences(path: str, spec: Tree, value: Tree) -> Iterator[tuple[str, Tree, Tree]]:
+def _differences(path: str, spec: PyTree, value: PyTree) -> Iterator[tuple[str, PyTree, PyTree]]:
     (wanted, structure), (found, given) = _children(spec), _children(value)
     if structure != given:
         yield path, spec, value
@@ -83,12 +84,12 @@ def _differences(path: str, spec: Tree, value: Tree) -> Iterator[tuple[str, Tree
             yield from _differences(path + jax.tree_util.keystr(key), want, got)
 
 
-def _children(tree: Tree):
+def _children(tree: PyTree):
     """A pytree, flattened by one level."""
     return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)
 
 
-def _describe_beside(want: Tree, got: Tree) -> str:
+def _describe_beside(want: PyTree, got: PyTree) -> str:
     if isinstance(want, dict) and type(want) is type(got):
         lacking = {key: 0 for key in want if key not in got}
         extra = {key: 0 for key in got if key not in want}

@@ -1,7 +1,6 @@
 """Sampling: drawing symbols from logits, and generating them autoregressively."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +8,13 @@ import numpy as np
 from jax import lax
 
 from seqjax import _checks
+from seqjax._types import PyTree
+from seqjax.engine.model import Model, check_params, check_state
 from seqjax.engine.per_model import compiled
-from seqjax.engine.unroll import Model, check_params, check_state, output, unroll
+from seqjax.engine.unroll import unroll
 
 __all__ = ["generate", "sample"]
 
-Tree = Any
 UNDEFINED = -1
 INT32 = range(-(2**31), 2**31)
 # What is known is kept where float32, which it may become, can tell it from 0 and infinity.
@@ -51,9 +51,6 @@ def sample(
       are -inf, or if a traced `temperature` or `top_p` is out of its range (a negative, infinite
       or NaN temperature; a top_p outside (0, 1]). Test for it before looking a symbol up: -1 is
       the last entry of a Python sequence.
-
-    Raises:
-      TypeError, ValueError: an argument is not as described.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> int(sj.sample(jax.random.key(0), jnp.array([0.1, 2.0, 0.3]), temperature=0))
@@ -98,17 +95,17 @@ def sample(
 
 def generate(
     model: Model,
-    params: Tree,
+    params: PyTree,
     prompt: jax.Array,
     length: int,
     *,
     key: jax.Array,
-    state: Tree = None,
+    state: PyTree = None,
     temperature: float | jax.Array = 1.0,
     top_k: int | None = None,
     top_p: float | jax.Array | None = None,
-    encode: Callable[[jax.Array], Tree] | None = None,
-) -> tuple[Tree, jax.Array]:
+    encode: Callable[[jax.Array], PyTree] | None = None,
+) -> tuple[PyTree, jax.Array]:
     """Generates symbols autoregressively: each one that is drawn is the next input.
 
     Args:
@@ -129,9 +126,6 @@ def generate(
       A symbol that is undefined (-1, see `sample`) makes all that follow -1: `encode` is given
       -1 then, and the state is of no use. So does a traced prompt with symbols that have no
       one-hot vector.
-
-    Raises:
-      TypeError, ValueError: an argument is not as described.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> model = sj.stack(sj.lstm(5, 8), sj.dense(8, 5))
@@ -159,7 +153,7 @@ def _generate(
     def to_input(symbol):
         if encode is not None:
             return encode(symbol)
-        return jax.nn.one_hot(symbol, model.input.shape[0], dtype=model.input.dtype)
+        return jax.nn.one_hot(symbol, model.input_spec.shape[0], dtype=model.input_spec.dtype)
 
     def draw(key, logits, defined):
         symbol = sample(key, logits, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -251,11 +245,11 @@ def _symbols(prompt, symbols: range):
 
 def _one_hot_symbols(model):
     """The symbols that have a one-hot vector."""
-    spec = model.input
+    spec = model.input_spec
     if spec is None or len(spec.shape) != 1:
         expected = "a function symbol -> x, since the model does not take a vector"
         raise ValueError(_checks.mismatch("encode", expected, "None"))
-    logits = jax.eval_shape(output, model)
+    logits = model.output_spec
     if getattr(logits, "shape", None) != spec.shape:
         expected = f"a model that outputs one logit per symbol of its input, {spec.shape[0]}"
         raise ValueError(_checks.mismatch("model", expected, _checks.describe(logits)))

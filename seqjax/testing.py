@@ -1,6 +1,7 @@
-"""Proof of a cell: its hand-written rules, autodiff and finite differences say the same."""
+"""Gradient checks for cells: hand-written rules, autodiff and finite differences agree."""
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -8,31 +9,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import _checks
-from seqjax._dtypes import cast
 from seqjax._gradients import (
     TOLERANCES,
     Tolerance,
     check_differences,
     compare,
     inexact,
-    is_inexact,
     normal,
 )
 from seqjax._messages import LIMIT, clip
-from seqjax.compose import Bidirectional, Stack
-from seqjax.engine.adjoint import BPTT, STORES, Autodiff
-from seqjax.engine.recurrence import at_step
-from seqjax.engine.unroll import Model, unroll
+from seqjax._tree import at_step, cast, is_inexact
+from seqjax._types import PyTree
+from seqjax.engine.adjoint import BPTT, Autodiff
+from seqjax.engine.model import Model
+from seqjax.engine.schedule import STORES
+from seqjax.engine.unroll import unroll
 from seqjax.models.cell import Cell
 from seqjax.ops._jax import uses
 
 __all__ = ["check_cell"]
 
-Tree = Any
 
-
-def check_cell(model: Model, x: Tree = None, *, draws: int = 4, steps: int = 6, seed: int = 0):
-    """Proves the gradients of a cell, or of any other model; in float64 if it can run in it.
+def check_cell(model: Model, x: PyTree = None, *, draws: int = 4, steps: int = 6, seed: int = 0):
+    """Checks the gradients of a cell, or of any other model; in float64 if it can run in it.
 
     First every hand-written rule is held against `jax.vjp` at each time step of a random
     series. Then, for random lengths, masks, resets, directions, chunks and storage policies, the
@@ -62,7 +61,7 @@ def check_cell(model: Model, x: Tree = None, *, draws: int = 4, steps: int = 6, 
     """
     _checks.instance("model", model, Model, "a seqjax model")
     draws, steps = _checks.size("draws", draws), _checks.size("steps", steps)
-    spec = model.input if x is None else x
+    spec = model.input_spec if x is None else x
     spec = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), _checks.arrays("x", spec))
     if not jax.tree.leaves(spec):
         expected = "an example of one input, since the model does not say what it reads"
@@ -84,7 +83,7 @@ def check_cell(model: Model, x: Tree = None, *, draws: int = 4, steps: int = 6, 
         warnings.warn(clip(message, LIMIT), stacklevel=2)
 
 
-def _dtypes(model: Model, x: Tree) -> set[str]:
+def _dtypes(model: Model, x: PyTree) -> set[str]:
     """The names of the real dtypes that a model computes with."""
     params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     state = jax.eval_shape(model.initial_state, params)
@@ -93,7 +92,9 @@ def _dtypes(model: Model, x: Tree) -> set[str]:
     return {real.get(name, name) for name in names}
 
 
-def _check(model: Model, x: Tree, tolerance: Tolerance, draws: int, steps: int, seed: int) -> None:
+def _check(
+    model: Model, x: PyTree, tolerance: Tolerance, draws: int, steps: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     for cell, name, x_of_cell in _cells(model, x):
         _check_rules(cell, name, x_of_cell, steps, tolerance, rng)
@@ -102,22 +103,19 @@ def _check(model: Model, x: Tree, tolerance: Tolerance, draws: int, steps: int, 
         _check_unroll(model, x, int(time), tolerance, rng)
 
 
-def _cells(model: Model, x: Tree, name: str = ""):
+def _cells(model: Model, x: PyTree, name: str = "") -> Iterator[tuple[Cell, str, PyTree]]:
     """The cells of a model that have rules of their own: where each stands, what it reads.
 
     Of models of models only those are gone into whose inputs are known.
     """
-    if isinstance(model, Stack):
-        for number, layer in enumerate(model.models):
-            yield from _cells(layer, x if number == 0 else layer.input, f"{name}models[{number}].")
-    elif isinstance(model, Bidirectional):
-        yield from _cells(model.forward, x, f"{name}forward.")
-        yield from _cells(model.backward, x, f"{name}backward.")
-    elif isinstance(model, Cell) and x is not None:
+    for number, (part, inner) in enumerate(model.parts.items()):
+        reads = x if number == 0 else inner.input_spec
+        yield from _cells(inner, reads, f"{name}{part}.")
+    if isinstance(model, Cell) and x is not None:
         yield model, name, x
 
 
-def _disturbed(tree: Tree, scale: float, rng, *leading: int) -> Tree:
+def _disturbed(tree: PyTree, scale: float, rng, *leading: int) -> PyTree:
     """The tree plus noise, with leading axes, so that no zero in it hides anything."""
 
     def disturb(leaf):
@@ -127,7 +125,7 @@ def _disturbed(tree: Tree, scale: float, rng, *leading: int) -> Tree:
     return jax.tree.map(disturb, tree)
 
 
-def _cotangent(primal: Tree, rng) -> Tree:
+def _cotangent(primal: PyTree, rng) -> PyTree:
     def draw(leaf):
         none = np.zeros(leaf.shape, jax.dtypes.float0)
         return normal(leaf, rng) if is_inexact(leaf) else none
@@ -135,11 +133,11 @@ def _cotangent(primal: Tree, rng) -> Tree:
     return jax.tree.map(draw, primal)
 
 
-def _random_params(model: Model, rng) -> Tree:
+def _random_params(model: Model, rng) -> PyTree:
     return _disturbed(model.init(jax.random.key(int(rng.integers(2**31)))), 0.1, rng)
 
 
-def _check_rules(cell: Cell, name: str, x: Tree, time: int, tolerance: Tolerance, rng) -> None:
+def _check_rules(cell: Cell, name: str, x: PyTree, time: int, tolerance: Tolerance, rng) -> None:
     params = _random_params(cell, rng)
     h_prev = _disturbed(cell.initial_state(params), 1.0, rng, time)
     u = jax.vmap(cell.project, (None, 0))(params, normal(x, rng, time))
@@ -165,11 +163,11 @@ def _check_rules(cell: Cell, name: str, x: Tree, time: int, tolerance: Tolerance
         compare(f"{name}preactivate_vjp: dh_prev", hand, auto, True, tolerance.rtol)
 
 
-def _none_as_zeros(hand: Tree, auto: Tree) -> Tree:
+def _none_as_zeros(hand: PyTree, auto: PyTree) -> PyTree:
     return jax.tree.map(jnp.zeros_like, auto) if hand is None else hand
 
 
-def _check_unroll(model: Model, x: Tree, time: int, tolerance: Tolerance, rng) -> None:
+def _check_unroll(model: Model, x: PyTree, time: int, tolerance: Tolerance, rng) -> None:
     params = _random_params(model, rng)
     options: dict[str, Any] = {
         "mask": jnp.asarray(rng.random(time) < 0.7) if rng.random() < 0.7 else None,
@@ -184,7 +182,7 @@ def _check_unroll(model: Model, x: Tree, time: int, tolerance: Tolerance, rng) -
     store: Any = STORES[rng.integers(len(STORES))]
     bptt = BPTT(chunk=chunk, store=store)
 
-    def div(adjoint, params, xs, state):
+    def loss(adjoint, params, xs, state):
         """A random function of the whole output series and the final state."""
         outputs = inexact(unroll(model, params, xs, state, adjoint=adjoint, **options))
         terms = zip(weights, outputs, strict=True)
@@ -194,7 +192,7 @@ def _check_unroll(model: Model, x: Tree, time: int, tolerance: Tolerance, rng) -
 
         @jax.jit
         def pulled_back(*at):
-            value, pull = jax.vjp(lambda *at: div(adjoint, *at), *at)
+            value, pull = jax.vjp(lambda *at: loss(adjoint, *at), *at)
             return pull(jnp.ones_like(value))
 
         return pulled_back(*at)
@@ -207,8 +205,10 @@ def _check_unroll(model: Model, x: Tree, time: int, tolerance: Tolerance, rng) -
         told = f"BPTT against Autodiff, {case}: d {name}"
         compare(told, ours, theirs, name == "xs", tolerance.rtol)
     plain = jax.make_jaxpr(lambda *at: unroll(model, *at, adjoint=Autodiff()))(*at)
-    if not uses(plain.jaxpr, "cut"):  # the gradient of what cuts is not that of the function
-        check_differences(case, lambda *at: div(bptt, *at), at, hand, names, tolerance)
+    if not uses(
+        plain.jaxpr, "zero_cotangent"
+    ):  # the gradient of what cuts is not that of the function
+        check_differences(case, lambda *at: loss(bptt, *at), at, hand, names, tolerance)
 
 
 def _show(value) -> str:

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import optax
 
 from seqjax import _checks
+from seqjax._types import PyTree
 from seqjax.ops._jax import buffer_of
 
 __all__ = ["Report", "make_step", "masked_mean"]
-
-Tree = Any
 
 
 class Report(NamedTuple):
@@ -28,7 +27,7 @@ class Report(NamedTuple):
 
     loss: jax.Array
     grad_norm: jax.Array
-    aux: Tree
+    aux: PyTree
 
 
 def make_step(loss: Callable, optimizer: Any, *, has_aux: bool = False) -> Callable:
@@ -181,9 +180,6 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
 
     Returns:
       A scalar of the dtype of `values`.
-
-    Raises:
-      TypeError, ValueError: an argument is not as described.
 
     A NaN that enters *before* `values`, such as a missing target, leaves the mean right but makes
     the gradient of the parameters NaN: that entry's loss has a NaN derivative, and 0 · NaN is

@@ -13,7 +13,8 @@ import pytest
 from jax import lax
 
 import seqjax as sj
-from seqjax.compose import Bidirectional, Stack
+from seqjax.compose.bidirectional import Bidirectional
+from seqjax.compose.stack import Stack
 
 I = 3  # noqa: E741  the size of x(t) in every case
 
@@ -45,7 +46,7 @@ def _leaky(dtype):
             "mean": s["mean"] / 2 + jnp.mean(z) / 2,
         },
         readout=lambda params, s: sj.matmul(s["h"], params["readout"]) * s["mean"],
-        input=jax.ShapeDtypeStruct((I,), dtype),
+        input_spec=jax.ShapeDtypeStruct((I,), dtype),
     )
 
 
@@ -69,7 +70,7 @@ def _own(dtype):
     def initial_state(params):
         return params["start"], jnp.array(0), jax.random.key(0)
 
-    return sj.cell(init, step, initial_state)
+    return sj.from_step(init, step, initial_state)
 
 
 def _stack(dtype):
@@ -102,7 +103,7 @@ def _memory(dtype):
         return jnp.sin(sj.matmul(h, params["g"]))
 
     spec = jax.ShapeDtypeStruct((I,), dtype)
-    return sj.memory(r, f, g, init=init, initial_state=start, input=spec)
+    return sj.memory(r, f, g, init=init, initial_state=start, input_spec=spec)
 
 
 def _two_directions(dtype):

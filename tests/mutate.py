@@ -67,9 +67,9 @@ RULES = {
         "_add",
         "forward_scan",
         "reverse_scan",
-        "_trace_pull",
+        "_trace_step_vjp",
         "_run.defvjp",
-        "_conduct.defvjp",
+        "_reroute_cotangent.defvjp",
     ],
     "seqjax/engine/history.py": ["push", "entering", "add", "before", "_found"],
     "seqjax/engine/recurrence.py": [
@@ -81,7 +81,7 @@ RULES = {
         "_jvp_cut",
         "clipped",
     ],
-    "seqjax/engine/adjoint.py": ["recur", "over_time", "_cuts", "_in_chunks", "_extended"],
+    "seqjax/engine/adjoint.py": ["recur", "windows", "_cuts", "scan_chunks", "_extended"],
 }
 # Which tests of test_rules.py, or which other file of tests, are tried first.
 QUICK = {
@@ -120,7 +120,7 @@ EQUIVALENT: dict[str, str] = {
     "_adjoint_bwd: jnp.clip(a, -clip, clip) -> jnp.clip(-clip, a, clip)": (
         "min(max(a, -clip), clip) both times"
     ),
-    "entering: if steps.reset is None -> if False": "select(None, start, h) is h",
+    "entering: if steps.reset is None -> if False": "where(None, start, h) is h",
     "entering: if steps.valid is None and steps.reset is None -> if False": (
         "the general case of the short cut"
     ),
@@ -134,16 +134,16 @@ EQUIVALENT: dict[str, str] = {
     "_sum: cotangent.dtype.itemsize < 4 -> cotangent.dtype.itemsize <= 4": (
         "float32 is summed in float32 either way"
     ),
-    "_in_pieces: if whole == 0 or steps == size -> if False": SHORT_CUT,
-    "_in_pieces: whole == 0 or steps == size -> whole == 0": SHORT_CUT,
-    "_in_pieces: whole == 0 or steps == size -> steps == size": SHORT_CUT,
+    "scan_chunks: if whole == 0 or steps == size -> if False": SHORT_CUT,
+    "scan_chunks: whole == 0 or steps == size -> whole == 0": SHORT_CUT,
+    "scan_chunks: whole == 0 or steps == size -> steps == size": SHORT_CUT,
 }
 
 GATES = [list("ifgo"), list("hc"), list("rznm")]
 UNWRAP = {"sigmoid", "jnp.tanh", "jnp.clip", "cut", "_inexact", "_zeros", "_complete"}
 UNWRAP |= {"checkpoint_name"}
 ORDERED = {"select", "jnp.where", "Gates", "GatesAfter", "LSTMState", "matmul", "_rows_matmul.bind"}
-ORDERED |= {"partial", "jnp.clip", "cut.defvjp", "_conduct.defvjp", "_run.defvjp"}
+ORDERED |= {"partial", "jnp.clip", "cut.defvjp", "_reroute_cotangent.defvjp", "_run.defvjp"}
 ORDERED |= {"ad.defbilinear", "lax.dot_general"}
 
 

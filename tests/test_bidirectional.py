@@ -14,8 +14,10 @@ MODEL = sj.bidirectional(LSTM, GRU)
 
 
 def by_hand(params, xs, state, length=None):
-    forward = LSTM.unroll(params["forward"], xs, state["forward"], length=length)
-    backward = GRU.unroll(params["backward"], xs, state["backward"], length=length, reverse=True)
+    forward = sj.unroll(LSTM, params["forward"], xs, state["forward"], length=length)
+    backward = sj.unroll(
+        GRU, params["backward"], xs, state["backward"], length=length, reverse=True
+    )
     return (
         {"forward": forward[0], "backward": backward[0]},
         jnp.concatenate([forward[1], backward[1]], axis=1),
@@ -25,14 +27,14 @@ def by_hand(params, xs, state, length=None):
 @pytest.mark.parametrize("length", [None, 0, 1, 5])
 def test_it_is_two_runs_aligned_with_the_input(length):
     params, xs, state = problem(MODEL, T)
-    ours = MODEL.unroll(params, xs, state, length=length)
+    ours = sj.unroll(MODEL, params, xs, state, length=length)
     assert relative_error(floats(ours), floats(by_hand(params, xs, state, length))) <= 1e-14
 
 
 def test_backward_begins_at_the_last_valid_step():
     params, xs, state = problem(MODEL, T)
-    padded = MODEL.unroll(params, xs.at[4:].set(jnp.nan), state, length=4)
-    alone = MODEL.unroll(params, xs[:4], state)
+    padded = sj.unroll(MODEL, params, xs.at[4:].set(jnp.nan), state, length=4)
+    alone = sj.unroll(MODEL, params, xs[:4], state)
     assert relative_error(floats(padded[0]), floats(alone[0])) <= 1e-14
     assert relative_error([padded[1][:4]], [alone[1]]) <= 1e-14
 
@@ -44,9 +46,9 @@ def test_two_series_in_one_are_two_runs(reverse):
     mask = jnp.array([1, 1, 0, 0, 1, 1, 1], bool)
     border = 1 if reverse else 4  # of the series that comes second
     reset = jnp.arange(T) == border
-    _, ys = MODEL.unroll(params, xs, mask=mask, reset=reset, reverse=reverse)
+    _, ys = sj.unroll(MODEL, params, xs, mask=mask, reset=reset, reverse=reverse)
     for part in (xs[:2], xs[4:]):
-        alone = MODEL.unroll(params, part, reverse=reverse)[1]
+        alone = sj.unroll(MODEL, params, part, reverse=reverse)[1]
         joined = ys[:2] if len(part) == 2 else ys[4:]
         assert relative_error([joined], [alone]) <= 1e-14
 
@@ -67,16 +69,18 @@ def test_merges(merge, expected):
     params, xs, state = problem(model, T)
     assert not np.allclose(params["forward"]["kernel"], params["backward"]["kernel"])
     forward, backward = (
-        np.asarray(model.forward.unroll(params[way], xs, state[way], reverse=way == "backward")[1])
+        np.asarray(
+            sj.unroll(model.forward, params[way], xs, state[way], reverse=way == "backward")[1]
+        )
         for way in ("forward", "backward")
     )
-    ys = model.unroll(params, xs, state)[1]
+    ys = sj.unroll(model, params, xs, state)[1]
     np.testing.assert_allclose(ys, expected(forward, backward), atol=1e-14)
 
 
 def test_it_is_two_calls_of_one_routine_forward_and_back():
     params, xs, state = problem(MODEL, T)
-    loss = lambda params: jnp.sum(MODEL.unroll(params, xs, state)[1] ** 2)
+    loss = lambda params: jnp.sum(sj.unroll(MODEL, params, xs, state)[1] ** 2)
     count = lambda f: jax.jit(f).lower(params).as_text().count("stablehlo.while")
     assert count(loss) == 2
     assert count(jax.grad(loss)) == 4
@@ -92,7 +96,7 @@ def test_it_has_no_step_and_says_why(model):
 
 def test_every_output_reads_the_whole_series():
     params, xs, state = problem(MODEL, T)
-    jacobian = jax.jit(jax.jacrev(lambda xs: MODEL.unroll(params, xs, state)[1]))(xs)
+    jacobian = jax.jit(jax.jacrev(lambda xs: sj.unroll(MODEL, params, xs, state)[1]))(xs)
     assert np.all(np.abs(jacobian).max(axis=(1, 3)) > 0)
 
 

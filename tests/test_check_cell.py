@@ -90,7 +90,7 @@ tripled.defjvps(lambda tangent, answer, x: 2 * tangent)  # wrong, and autodiff b
 
 def test_finite_differences_see_what_autodiff_believes():
     step = lambda w, h, x: ((h := jnp.tanh(h + tripled(w * x))), h)
-    own = sj.cell(lambda key: jnp.array(0.3), step, lambda w: jnp.array(0.0))
+    own = sj.from_step(lambda key: jnp.array(0.3), step, lambda w: jnp.array(0.0))
     message = "finite differences, .*d params: by hand .*, differences .*d xs: by hand"
     with pytest.raises(AssertionError, match=re.compile(message)):
         sj.testing.check_cell(own, jnp.array(0.0))
@@ -106,14 +106,14 @@ def test_a_rule_that_is_no_pair_and_a_state_of_another_shape_are_named():
     cell, xs = spoilt(activate_vjp=no_pair), jnp.ones((5, 3))
     params = cell.init(jax.random.key(0))
     with pytest.raises(TypeError, match=message):
-        jax.grad(lambda params: cell.unroll(params, xs)[1].sum())(params)
+        jax.grad(lambda params: sj.unroll(cell, params, xs)[1].sum())(params)
 
     def grown(z, prev):
         h, c = LSTM.activate(z, prev)
         return sj.LSTMState(jnp.append(h, h), c)
 
     message = r"the state that activate returns\.h: expected float\d\d\[4\], got float\d\d\[8\]"
-    for call in (sj.testing.check_cell, lambda cell: cell.unroll(params, xs)):
+    for call in (sj.testing.check_cell, lambda cell: sj.unroll(cell, params, xs)):
         with pytest.raises(ValueError, match=message):
             call(spoilt(activate=grown, activate_vjp=None))
 
@@ -133,7 +133,7 @@ def lru(decay_rule, dtype=jnp.complex64):
         preactivate_vjp=decay_rule,
         activate=lambda z, h_prev: z,
         readout=lambda params, h: jnp.real(h),
-        input=jax.ShapeDtypeStruct((3,), jnp.float32),
+        input_spec=jax.ShapeDtypeStruct((3,), jnp.float32),
     )
 
 
@@ -156,7 +156,7 @@ def rotated(rotate):
         return h, params * h.astype(params.dtype)
 
     init = lambda key: jnp.array([0.5 + 0.2j, 0.1 - 0.7j], jnp.complex64)
-    return sj.cell(init, step, lambda params: jnp.real(jnp.zeros_like(params)))
+    return sj.from_step(init, step, lambda params: jnp.real(jnp.zeros_like(params)))
 
 
 def test_complex_parameters_inputs_and_outputs_are_checked():
@@ -176,23 +176,23 @@ def test_integer_inputs_stay_integers():
     """A token embedding, whose input is a scalar or [1]."""
     for shape in ((), (1,)):
         spec = jax.ShapeDtypeStruct(shape, jnp.int32)
-        model = sj.cell(
+        model = sj.from_step(
             lambda key: jax.random.normal(key, (5, 4)),
             lambda table, h, x: ((h := jnp.tanh(h + table[x].reshape(-1))), h),
             lambda table: jnp.zeros_like(table[0]),
-            input=spec,
+            input_spec=spec,
         )
         sj.testing.check_cell(model, draws=1, steps=2)
-        assert model.astype(jnp.bfloat16).input == spec
+        assert model.astype(jnp.bfloat16).input_spec == spec
         structured = sj.Cell(
             init=model.init,
             initial_state=model.initial_state,
             project=lambda table, x: table[x].reshape(-1),
             preactivate=lambda table, h, u: h + u,
             activate=lambda z, h: jnp.tanh(z),
-            input=spec,
+            input_spec=spec,
         )
-        assert structured.astype(jnp.bfloat16).input == spec
+        assert structured.astype(jnp.bfloat16).input_spec == spec
         sj.testing.check_cell(structured, draws=1, steps=2)
 
 
@@ -208,7 +208,7 @@ def insistent(readout=READOUT, scale=1.0, activate=jnp.tanh):
         preactivate=lambda params, h_prev, u: h_prev + u,
         activate=lambda z, h_prev: activate(z),
         activate_vjp=lambda z, h_prev, h, dh: (dh * (scale * (1 - h * h)), None),
-        input=readout.input,
+        input_spec=readout.input_spec,
     )
 
 
@@ -225,9 +225,9 @@ def test_a_model_that_refuses_float64_is_proved_in_float32_with_a_warning():
 def test_differences_in_float32_see_what_autodiff_believes():
     slow = lambda z: tripled(z) / 4
     step = lambda params, h, x: (h := slow(READOUT.step(params, (), x)[1]), h)
-    model = sj.cell(READOUT.init, step, lambda params: params["bias"])
+    model = sj.from_step(READOUT.init, step, lambda params: params["bias"])
     with pytest.raises(AssertionError, match=r"finite differences, .*d params\['bias'\]: by hand"):
-        sj.testing.check_cell(model, READOUT.input)
+        sj.testing.check_cell(model, READOUT.input_spec)
 
 
 # A kind of model of the user's own.
@@ -238,8 +238,8 @@ class Residual(sj.Model):
     inner: sj.Model
 
     @property
-    def input(self):
-        return self.inner.input
+    def input_spec(self):
+        return self.inner.input_spec
 
     @property
     def receptive_field(self):
@@ -255,8 +255,8 @@ class Residual(sj.Model):
         state, y = self.inner.step(params, state, x)
         return state, x + y
 
-    def window(self, params, state, xs, steps, adjoint):
-        state, ys = self.inner.window(params, state, xs, steps, adjoint)
+    def scan(self, params, state, xs, steps, adjoint):
+        state, ys = self.inner.scan(params, state, xs, steps, adjoint)
         return state, xs + ys
 
 
@@ -281,7 +281,7 @@ def test_a_users_own_kind_of_model_passes_through_jit_and_takes_a_dtype():
     half = RESIDUAL.astype(jnp.bfloat16)
     assert half == Residual(RESIDUAL.inner.astype(jnp.bfloat16))
     params = half.init(jax.random.key(0))
-    below = sj.gru(3, 3, dtype=jnp.float32).astype(jnp.bfloat16).unroll(params, xs)[1]
+    below = sj.unroll(sj.gru(3, 3, dtype=jnp.float32).astype(jnp.bfloat16), params, xs)[1]
     assert (run(half, params, xs) == xs + below).all()
 
 
@@ -290,11 +290,14 @@ class Typed(sj.Model):
     """Fields of every kind that `astype` knows, and of others that it leaves alone."""
 
     layers: tuple
-    input: jax.ShapeDtypeStruct
+    input_spec: jax.ShapeDtypeStruct
     dtype: object
     index_dtype: object
     merge: object = None
     made: int = dataclasses.field(default=3, init=False)
+
+    def scan(self, params, state, xs, steps, adjoint):
+        return state, xs
 
 
 def test_astype_casts_the_fields_of_a_dataclass_that_have_a_dtype():
@@ -304,10 +307,10 @@ def test_astype_casts_the_fields_of_a_dataclass_that_have_a_dtype():
     cast = model.astype(jnp.float64)
     spec = jax.ShapeDtypeStruct((3,), jnp.float64)
     layers = (sj.rnn(3, 3), sj.dense(3, 1))
-    assert cast.input == spec
+    assert cast.input_spec == spec
     assert cast.dtype == jnp.float64
     assert (cast.index_dtype, cast.merge, cast.made) == (int_dtype, max, 3)
-    assert [layer.input for layer in cast.layers] == [layer.input for layer in layers]
+    assert [layer.input_spec for layer in cast.layers] == [layer.input_spec for layer in layers]
     assert [jax.eval_shape(new.init, jax.random.key(0)) for new in cast.layers] == [
         jax.eval_shape(layer.init, jax.random.key(0)) for layer in layers
     ]
@@ -315,14 +318,21 @@ def test_astype_casts_the_fields_of_a_dataclass_that_have_a_dtype():
 
 def test_what_a_users_own_kind_of_model_lacks_is_named():
     class Bare(sj.Model):
-        input = None
+        input_spec = None
         init = staticmethod(lambda key: jnp.ones(()))
         initial_state = staticmethod(lambda params: jnp.ones(()))
 
+        def scan(self, params, state, xs, steps, adjoint):
+            return state, xs
+
     with pytest.raises(TypeError, match=r"astype: Bare has no field .*define astype\(self, dtype"):
         Bare().astype(jnp.float32)
-    with pytest.raises(NotImplementedError, match=r"Bare needs a method window\(params, state, xs"):
-        Bare().unroll(jnp.ones(()), jnp.ones((2, 1)))
+
+    class Unfinished(sj.Model):
+        input_spec = None
+
+    with pytest.raises(TypeError, match=r"abstract class Unfinished .*abstract method '?scan"):
+        Unfinished()
 
     @dataclasses.dataclass
     class Changeable(Bare):
@@ -330,4 +340,4 @@ def test_what_a_users_own_kind_of_model_lacks_is_named():
 
     message = "model: expected something hashable, got test_check_cell.test.*: make it a frozen"
     with pytest.raises(TypeError, match=message):
-        Changeable().unroll(jnp.ones(()), jnp.ones((2, 1)))
+        sj.unroll(Changeable(), jnp.ones(()), jnp.ones((2, 1)))

@@ -56,7 +56,7 @@ def chi_square(drawn, logits):
 
 def constant(logits):
     """A model of symbols whose logits are always these."""
-    return sj.cell(lambda key: (), lambda params, state, x: (state, logits), lambda params: ())
+    return sj.from_step(lambda key: (), lambda params, state, x: (state, logits), lambda params: ())
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
@@ -206,7 +206,7 @@ def test_what_is_undefined_stays_so():
     def step(params, state, x):
         return state + 1, jnp.where(state == 3, nan, x + jnp.arange(5.0))
 
-    model = sj.cell(lambda key: (), step, lambda params: jnp.zeros((), int))
+    model = sj.from_step(lambda key: (), step, lambda params: jnp.zeros((), int))
     seen = []
 
     def encode(symbol):
@@ -334,7 +334,11 @@ def test_encode_of_the_users_own():
         (lambda: sj.sample(jax.random.key(0), jnp.ones(3, int)), TypeError, "logits: expected"),
         (
             lambda: sj.generate(
-                sj.cell(lambda k: (), lambda p, s, x: (s, x)), (), PROMPT, 3, key=jax.random.key(0)
+                sj.from_step(lambda k: (), lambda p, s, x: (s, x)),
+                (),
+                PROMPT,
+                3,
+                key=jax.random.key(0),
             ),
             ValueError,
             "encode: expected a function symbol -> x",

@@ -31,7 +31,7 @@ def arguments(cell, time, *batch):
     params = jax.eval_shape(cell.init, jax.random.key(0))
     state = jax.eval_shape(cell.initial_state, params)
     lead = lambda leaf, *axes: jax.ShapeDtypeStruct((*axes, *leaf.shape), leaf.dtype)
-    xs = lead(cell.input, *batch, time)
+    xs = lead(cell.input_spec, *batch, time)
     return params, xs, jax.tree.map(lambda leaf: lead(leaf, *batch), state)
 
 
@@ -40,7 +40,7 @@ def energy(outputs):
 
 
 def of_one(cell, adjoint):
-    return lambda *at: energy(cell.unroll(*at, adjoint=adjoint))
+    return lambda *at: energy(sj.unroll(cell, *at, adjoint=adjoint))
 
 
 def with_a_rule_for_the_weights(cell, adjoint):
@@ -135,7 +135,7 @@ def test_no_loop_over_time_accumulates_a_weight_gradient(name, batched, store):
 
 def temporary(cell, time, adjoint, batch=()):
     """Bytes of temporary memory of the gradient of a function of the final state."""
-    run = lambda *at: energy(cell.unroll(*at, adjoint=adjoint)[0])
+    run = lambda *at: energy(sj.unroll(cell, *at, adjoint=adjoint)[0])
     gradient = of_batch(run) if batch else jax.grad(run, (0, 1, 2))
     return compiled(gradient, arguments(cell, time, *batch)).memory_analysis().temp_size_in_bytes
 
@@ -186,7 +186,7 @@ def test_an_own_step_costs_what_a_scan_of_it_costs():
 
     size, time, batch = 16, 64, 8
     params = {"w": jnp.ones((size, size)), "r": jnp.ones((size, size)), "b": jnp.ones(size)}
-    own = sj.cell(lambda key: params, step, lambda params: jnp.zeros(size))
+    own = sj.from_step(lambda key: params, step, lambda params: jnp.zeros(size))
 
     def cost(run):
         of = lambda params, xs: jnp.sum(jax.vmap(run, (None, 0))(params, xs)[1])
@@ -195,5 +195,5 @@ def test_an_own_step_costs_what_a_scan_of_it_costs():
         return found.cost_analysis()["flops"], found.memory_analysis().temp_size_in_bytes
 
     plain = cost(lambda p, xs: jax.lax.scan(functools.partial(step, p), jnp.zeros(size), xs))
-    ours = cost(own.unroll)
+    ours = cost(functools.partial(sj.unroll, own))
     assert all(a <= 1.05 * b for a, b in zip(ours, plain, strict=True))

@@ -65,7 +65,7 @@ KEY = jax.random.key(0)
 PARAMS, NARX_PARAMS = LSTM.init(KEY), NARX.init(KEY)
 XS, YS, MASK = jnp.ones((5, 3)), jnp.ones((5, 2)), jnp.ones(5, bool)
 SYMBOLS = sj.stack(sj.rnn(3, 4), sj.dense(4, 3))
-HIGHPASS = sj.cell(lambda key: jnp.array(0.5), lambda p, s, x: (p * s + x, s), lambda p: p)
+HIGHPASS = sj.from_step(lambda key: jnp.array(0.5), lambda p, s, x: (p * s + x, s), lambda p: p)
 SPEC = jax.ShapeDtypeStruct((3,), jnp.float64)
 OWN_FUNCTION = lambda *args: args[0]
 CELL = sj.Cell(
@@ -104,9 +104,14 @@ CALLS = {
         sj.bidirectional,
         {"forward": LSTM, "backward": LSTM, "merge": "concat"},
     ),
-    "cell": (
-        sj.cell,
-        {"init": LSTM.init, "step": LSTM.step, "initial_state": LSTM.initial_state, "input": None},
+    "from_step": (
+        sj.from_step,
+        {
+            "init": LSTM.init,
+            "step": LSTM.step,
+            "initial_state": LSTM.initial_state,
+            "input_spec": None,
+        },
     ),
     "dense": (sj.dense, {"input_size": 3, "output_size": 4, "activation": None, **DTYPES}),
     "elman": (sj.elman, {**SIZES, "activation": jnp.tanh, **DTYPES}),
@@ -139,7 +144,8 @@ CALLS = {
     "matmul": (sj.matmul, {"x": XS, "kernel": jnp.ones((3, 2)), "bias": None}),
     "memory": (
         sj.memory,
-        dict.fromkeys(("r", "f", "g", "init", "initial_state"), OWN_FUNCTION) | {"input": None},
+        dict.fromkeys(("r", "f", "g", "init", "initial_state"), OWN_FUNCTION)
+        | {"input_spec": None},
     ),
     "narx": (
         sj.narx,
@@ -184,7 +190,6 @@ CALLS = {
     ),
     "train.masked_mean": (sj.train.masked_mean, {"values": jnp.ones(5), "mask": MASK}),
     # What models do.
-    "Model.unroll": (LSTM.unroll, UNROLL),
     "Model.step": (LSTM.step, {"params": PARAMS, "state": None, "x": XS[0]}),
     "dense.step": (
         sj.dense(3, 2).step,
@@ -214,7 +219,7 @@ CALLS = {
 }
 NOT_CALLED = {  # classes that hold what is given, and have no checks of their own
     "Adjoint", "Autodiff", "Model", "JordanState", "LSTMState", "MemoryState", "NARXState",
-    "testing", "train", "train.Report",
+    "interop", "static_partial", "testing", "train", "train.Report",
 }  # fmt: skip
 WRONG = {
     "a tensor": ForeignTensor(4, 4),
@@ -226,7 +231,7 @@ WRONG = {
 # Where one of them is right after all.
 NONE_FITS = re.compile(
     "(initial_)?state|length|mask|reset|forced|dtype|param_dtype|chunk|store|truncate|clip|top_k|"
-    "top_p|bias|forget_bias|output_activation|backward|encode|input|(pre)?activate_vjp"
+    "top_p|bias|forget_bias|output_activation|backward|encode|input_spec|(pre)?activate_vjp"
 )
 FITS = {
     ("Cell", "name", "a string"),
@@ -352,7 +357,7 @@ STRUCTURES = [
 
 @pytest.mark.parametrize(("model", "params", "message"), STRUCTURES)
 def test_the_first_place_where_structures_differ_is_told_in_words(model, params, message):
-    assert message in told(lambda: model.unroll(params, XS[:, : model.input.shape[0]]))
+    assert message in told(lambda: sj.unroll(model, params, XS[:, : model.input_spec.shape[0]]))
 
 
 def test_a_custom_node_that_differs_in_its_static_part_is_told():
@@ -423,7 +428,7 @@ def test_a_message_keeps_the_ends_of_its_parts():
 
 def test_the_real_thing_from_torch():
     torch = pytest.importorskip("torch")
-    message = told(lambda: LSTM.unroll(PARAMS, torch.ones(5, 3)), TypeError)
+    message = told(lambda: sj.unroll(LSTM, PARAMS, torch.ones(5, 3)), TypeError)
     given = "torch.Tensor float32[5, 3]; np.asarray makes an array of it"
     assert message == f"xs: expected a JAX or NumPy array, got {given}"
     assert "got torch.dtype" in told(lambda: sj.lstm(3, 4, dtype=torch.float32), TypeError)
@@ -433,24 +438,24 @@ def test_the_real_thing_from_h5py(tmp_path):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "series.h5", "w") as file:
         series = file.create_dataset("xs", (5, 3), "f4")
-        message = told(lambda: LSTM.unroll(PARAMS, series), TypeError)
+        message = told(lambda: sj.unroll(LSTM, PARAMS, series), TypeError)
     given = "h5py.Dataset float32[5, 3]; np.asarray makes an array of it"
     assert message == f"xs: expected a JAX or NumPy array, got {given}"
-    assert told(lambda: LSTM.unroll(PARAMS, series), TypeError)  # closed
+    assert told(lambda: sj.unroll(LSTM, PARAMS, series), TypeError)  # closed
 
 
 # What a user's own functions return.
 def test_a_state_or_parameters_that_are_no_arrays_are_named():
     zero = lambda params: 0.0
     for options in ({}, {"state": jnp.zeros(())}):
-        own = sj.cell(lambda key: jnp.ones(()), lambda p, s, x: (s, x), zero)
-        message = told(lambda own=own, o=options: own.unroll(jnp.ones(()), XS, **o), TypeError)
+        own = sj.from_step(lambda key: jnp.ones(()), lambda p, s, x: (s, x), zero)
+        message = told(lambda own=own, o=options: sj.unroll(own, jnp.ones(()), XS, **o), TypeError)
         assert message.startswith("the state that initial_state returns: expected a JAX or NumPy")
-    own = sj.cell(lambda key: {"name": "own"}, lambda p, s, x: (s, x), zero)
-    message = told(lambda: own.unroll({"name": jnp.ones(())}, XS), TypeError)
+    own = sj.from_step(lambda key: {"name": "own"}, lambda p, s, x: (s, x), zero)
+    message = told(lambda: sj.unroll(own, {"name": jnp.ones(())}, XS), TypeError)
     assert message.startswith("the params that init returns['name']: expected a JAX or NumPy")
-    own = sj.cell(lambda key: jnp.ones(()), lambda p, s, x: (s, x))
-    message = told(lambda: own.unroll(jnp.ones(()), XS, ForeignTensor(4)), TypeError)
+    own = sj.from_step(lambda key: jnp.ones(()), lambda p, s, x: (s, x))
+    message = told(lambda: sj.unroll(own, jnp.ones(()), XS, ForeignTensor(4)), TypeError)
     assert message.startswith("state: expected a JAX or NumPy array, got test_messages.Foreign")
 
 
@@ -493,7 +498,7 @@ MODULE = Module(jnp.ones(4))
         (lambda: sj.narx(3, 4, 4, output_activation=MODULE), "output_activation"),
         (lambda: sj.jordan(3, 4, 4, decay=0.1, activation=MODULE), "activation"),
         (lambda: sj.bidirectional(LSTM, merge=MODULE), "merge"),
-        (lambda: sj.cell(LSTM.init, MODULE), "step"),
+        (lambda: sj.from_step(LSTM.init, MODULE), "step"),
         (lambda: sj.memory(MODULE, min, min, init=min, initial_state=min), "r"),
         (lambda: dataclasses.replace(LSTM, readout=MODULE), "readout"),
     ],
@@ -506,7 +511,7 @@ def test_a_part_without_a_hash_is_named(make, argument):
 
 def test_a_module_wrapped_in_a_function_works():
     cell = sj.rnn(3, 4, activation=lambda z: MODULE(z))
-    assert cell.unroll(cell.init(KEY), XS)[1].shape == (5, 4)
+    assert sj.unroll(cell, cell.init(KEY), XS)[1].shape == (5, 4)
 
 
 def test_keys_are_one_and_random():
@@ -544,7 +549,7 @@ def test_a_replaced_function_takes_its_rule_along():
         {"activate_vjp": None},
         {"preactivate_vjp": lambda *args: None},
         {"init": lambda key: PARAMS},
-        {"input": None, "name": "another"},
+        {"input_spec": None, "name": "another"},
         {"activate": LSTM.activate},
     ],
 )

@@ -38,7 +38,7 @@ def agree(ours, theirs):
 
 
 def test_closed_loop_is_the_equation():
-    agree(MODEL.unroll(PARAMS, XS, STATE), loop(PARAMS, XS, STATE, lambda t, y: y))
+    agree(sj.unroll(MODEL, PARAMS, XS, STATE), loop(PARAMS, XS, STATE, lambda t, y: y))
 
 
 def test_open_loop_is_the_equation_on_measured_outputs():
@@ -66,7 +66,7 @@ def test_forced_always_and_never_are_open_and_closed_loop_with_their_gradients()
         return sj.teacher_force(MODEL, p, xs, MEASURED, s)
 
     def closed_loop(p, xs, s):
-        return MODEL.unroll(p, xs, s)
+        return sj.unroll(MODEL, p, xs, s)
 
     at = (PARAMS, XS, STATE)
     for ours, theirs in ((forced(True), open_loop), (forced(False), closed_loop)):
@@ -93,7 +93,7 @@ def test_open_loop_is_parallel_over_time():
     at = (PARAMS, XS, MEASURED)
     for function in (energy, jax.grad(energy, (0, 1, 2))):
         assert "stablehlo.while" not in jax.jit(function).lower(*at).as_text()
-    closed = jax.jit(lambda p, xs: MODEL.unroll(p, xs)).lower(PARAMS, XS).as_text()
+    closed = jax.jit(lambda p, xs: sj.unroll(MODEL, p, xs)).lower(PARAMS, XS).as_text()
     assert "stablehlo.while" in closed
 
 
@@ -162,11 +162,13 @@ def test_an_impulse_shows_up_for_ever():
     params |= {"bias": jnp.zeros(4), "output_bias": jnp.zeros(1)}
     steps = 10_000
     impulse, none = jnp.zeros((steps, 1)).at[0].set(1.0), jnp.zeros((steps, 1))
-    difference = jnp.abs(ONE_TAP.unroll(params, impulse)[1] - ONE_TAP.unroll(params, none)[1])
+    difference = jnp.abs(
+        sj.unroll(ONE_TAP, params, impulse)[1] - sj.unroll(ONE_TAP, params, none)[1]
+    )
     assert float(difference.min()) > 0.1
     tdnn = sj.tdnn(1, 1, delays=range(5), dtype=jnp.float64)
     weights = tdnn.init(jax.random.key(0))
-    difference = jnp.abs(tdnn.unroll(weights, impulse)[1] - tdnn.unroll(weights, none)[1])
+    difference = jnp.abs(sj.unroll(tdnn, weights, impulse)[1] - sj.unroll(tdnn, weights, none)[1])
     assert np.flatnonzero(difference).tolist() == [0, 1, 2, 3, 4]
 
 
@@ -175,7 +177,7 @@ def test_one_tap_is_a_jordan_network_without_average_but_for_the_gradient():
     xs = xs[:, :1]
     jordan = sj.jordan(1, 4, 1, decay=0.0, dtype=jnp.float64)
     same = params | {n: params[n][0] for n in ("kernel", "recurrent_kernel")}
-    ours, theirs = ONE_TAP.unroll(params, xs)[1], jordan.unroll(same, xs)[1]
+    ours, theirs = sj.unroll(ONE_TAP, params, xs)[1], sj.unroll(jordan, same, xs)[1]
     np.testing.assert_allclose(ours, theirs, atol=1e-14)
 
 
@@ -237,7 +239,7 @@ def test_lags_near_and_far_with_every_option(output_delays, adjoint):
         return state, ys[::-1]
 
     def ours(params, xs, state):
-        return model.unroll(params, xs, state, adjoint=adjoint, reverse=True, **FLAGS)
+        return sj.unroll(model, params, xs, state, adjoint=adjoint, reverse=True, **FLAGS)
 
     assert relative_error(floats(jax.jit(ours)(*at)), floats(jax.jit(naive)(*at))) <= 1e-12
     assert relative_error(gradients(ours, *at), gradients(naive, *at)) <= 1e-10
@@ -249,7 +251,7 @@ def test_second_order_with_far_lags_is_the_difference_of_first_order(flags):
     parallel = lambda tree: jax.tree.map(lambda a: normal(a, 8), tree)
 
     def first(*at):
-        grads = jax.grad(lambda *at: weighted(model.unroll(*at, **flags)), (0, 1, 2))(*at)
+        grads = jax.grad(lambda *at: weighted(sj.unroll(model, *at, **flags)), (0, 1, 2))(*at)
         return sum(jnp.sum(jnp.cos(g)) for g in floats(grads))
 
     step, direction = 1e-5, parallel(at)
@@ -266,7 +268,7 @@ def test_a_batch_of_masks_and_resets_is_a_loop_with_far_lags():
     batch = {name: jnp.stack([a, a[::-1]]) for name, a in one.items()}
 
     def run(params, at):
-        return weighted(model.unroll(params, state=state, **at))
+        return weighted(sj.unroll(model, params, state=state, **at))
 
     def total(params):
         return jnp.sum(jax.vmap(run, (None, 0))(params, batch))
@@ -301,7 +303,7 @@ def test_memory_does_not_grow_with_the_lag(way):
             if way == "some forced":
                 options |= {"measured_ys": measured}
                 return sj.teacher_force(model, params, xs, adjoint=adjoint, **options)[1]
-            return model.unroll(params, xs, adjoint=adjoint, **options)[1]
+            return sj.unroll(model, params, xs, adjoint=adjoint, **options)[1]
 
         series = spec(jnp.float32, 1), spec(jnp.float32, 1), spec(jnp.bool_)
         return list(temporary(run, params, *series))

@@ -169,7 +169,7 @@ def test_a_precision_context_holds_forward_and_backward(case, adjoint):
     at = problem(case.model, 4)
 
     def div(*at):
-        return sum(jnp.sum(jnp.sin(a)) for a in floats(case.model.unroll(*at, adjoint=adjoint)))
+        return sum(jnp.sum(jnp.sin(a)) for a in floats(sj.unroll(case.model, *at, adjoint=adjoint)))
 
     def within(precision, function):
         def run(*at):

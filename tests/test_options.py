@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seqjax as sj
-from seqjax.compose import Bidirectional, Stack
+from seqjax.compose.bidirectional import Bidirectional
+from seqjax.compose.stack import Stack
 
 
 def loop(model, params, xs, state, *, valid, reset, reverse, truncate):

@@ -21,7 +21,7 @@ every_partial = pytest.mark.parametrize("model", PARTIAL.values(), ids=PARTIAL)
 def test_elman_is_the_rnn_in_its_values():
     params, xs, state = problem(RNN, T)
     assert jax.tree.structure(ELMAN.init(jax.random.key(0))) == jax.tree.structure(params)
-    ours, theirs = (model.unroll(params, xs, state) for model in (ELMAN, RNN))
+    ours, theirs = (sj.unroll(model, params, xs, state) for model in (ELMAN, RNN))
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -40,15 +40,15 @@ def test_gradient_of_elman_is_bptt_truncated_at_one_step():
 @pytest.mark.parametrize("adjoint", [sj.BPTT(), sj.Autodiff()], ids=["bptt", "autodiff"])
 def test_the_current_error_does_not_propagate_to_the_past(model, adjoint):
     params, xs, state = problem(model, T)
-    jacobian = jax.jit(jax.jacrev(lambda xs: model.unroll(params, xs, state, adjoint=adjoint)[1]))(
-        xs
-    )
+    jacobian = jax.jit(
+        jax.jacrev(lambda xs: sj.unroll(model, params, xs, state, adjoint=adjoint)[1])
+    )(xs)
     for t in range(T):
         reached = np.flatnonzero(np.any(jacobian[t], axis=(0, 2)))
         assert reached.tolist() == [t]
     # The past is not forgotten: it is only not learned from.
-    other = model.unroll(params, xs.at[0].add(1.0), state)[1]
-    assert np.all(np.abs(other - model.unroll(params, xs, state)[1]).max(1) > 0)
+    other = sj.unroll(model, params, xs.at[0].add(1.0), state)[1]
+    assert np.all(np.abs(other - sj.unroll(model, params, xs, state)[1]).max(1) > 0)
 
 
 @every_partial
@@ -57,7 +57,7 @@ def test_the_backward_pass_has_no_loop(model):
     batch = jnp.stack([xs, xs])
 
     def energy(params, batch):
-        return sum(jnp.sum(model.unroll(params, xs, state)[1] ** 2) for xs in batch)
+        return sum(jnp.sum(sj.unroll(model, params, xs, state)[1] ** 2) for xs in batch)
 
     def count(function):
         lowered = jax.jit(jax.vmap(function, (None, 0))).lower(params, batch[:, None])
@@ -68,7 +68,7 @@ def test_the_backward_pass_has_no_loop(model):
     assert (forward, backward) == (1, 1)  # the states themselves
     assert compiled.count(" while(") == 1
     params = RNN.init(jax.random.key(0))
-    full = jax.grad(lambda params: jnp.sum(RNN.unroll(params, xs)[1] ** 2))
+    full = jax.grad(lambda params: jnp.sum(sj.unroll(RNN, params, xs)[1] ** 2))
     assert jax.jit(full).lower(params).as_text().count("stablehlo.while") == 2
 
 
@@ -83,7 +83,7 @@ def test_masked_steps_hand_the_final_state_back_to_the_last_valid_one(model):
 
 def test_jordan_is_its_equations():
     params, xs, state = problem(JORDAN, T)
-    last, ys = JORDAN.unroll(params, xs, state)
+    last, ys = sj.unroll(JORDAN, params, xs, state)
     mean = np.array(state.mean)  # decay m(t-1) + (1 - decay) y(t-1)
     for t in range(T):
         h = np.tanh(xs[t] @ params["kernel"] + mean @ params["recurrent_kernel"] + params["bias"])
@@ -134,11 +134,11 @@ def test_memory_has_the_others_as_special_cases(name, adjoint):
         g,
         init=model.init,
         initial_state=lambda params: zeros(outputs, H, memory),
-        input=model.input,
+        input_spec=model.input_spec,
     )
 
     def run(model, params, xs):
-        ys = model.unroll(params, xs, adjoint=adjoint)[1]
+        ys = sj.unroll(model, params, xs, adjoint=adjoint)[1]
         return weighted(ys), ys
 
     def everything(model):
@@ -153,16 +153,16 @@ def test_memory_checks_what_the_functions_return():
         functions = {"r": lambda p, y, h, m: h, "f": hidden, "g": lambda p, h: h} | changed
         start = lambda params: (jnp.zeros(H),) * 3
         spec = jax.ShapeDtypeStruct((I,), jnp.float64)
-        return sj.memory(**functions, init=RNN.init, initial_state=start, input=spec)
+        return sj.memory(**functions, init=RNN.init, initial_state=start, input_spec=spec)
 
     params, xs = RNN.init(jax.random.key(0)), jnp.zeros((T, I))
     message = r"the \(y, h, m\) that g, f and r return\.y: expected float64\[4\], got float64\[2\]"
     with pytest.raises(ValueError, match=message):
-        make(g=lambda p, h: h[:2]).unroll(params, xs)
+        sj.unroll(make(g=lambda p, h: h[:2]), params, xs)
     with pytest.raises(TypeError, match="f: expected a function, got int 3"):
         make(f=3)
     pair = sj.memory(
         lambda *a: 0, hidden, lambda *a: 0, init=RNN.init, initial_state=lambda p: (1, 2)
     )
     with pytest.raises(TypeError, match=r"initial_state: expected a function that returns \(y, h"):
-        pair.unroll(params, xs)
+        sj.unroll(pair, params, xs)

@@ -7,7 +7,8 @@ import pytest
 from cases import relative_error
 
 import seqjax as sj
-from seqjax.ops.rows import add_bias, shifted
+from seqjax.ops.matmul import add_bias
+from seqjax.ops.shift import shifted
 
 DRAW = np.random.default_rng(0)
 X, KERNEL, BIAS = (jnp.asarray(DRAW.standard_normal(s)) for s in ((4, 6, 5), (5, 7), (7,)))

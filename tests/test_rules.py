@@ -15,7 +15,7 @@ from cases import clipper, floats, normal, relative_error
 from jax import lax
 
 import seqjax as sj
-from seqjax.engine.recurrence import cut
+from seqjax.ops.zero_cotangent import zero_cotangent
 
 I, H, T = 2, 3, 7  # noqa: E741
 
@@ -45,7 +45,7 @@ def test_rule_is_the_derivative_of_its_function(name):
         cell, u = model.feedback, normal(jnp.zeros(H), 3)
         h = cell.history.read(h.ys)
     else:
-        cell, u = model, model.project(params, normal(model.input, 3))
+        cell, u = model, model.project(params, normal(model.input_spec, 3))
     z, pull_z = jax.vjp(lambda h: cell.preactivate(params, h, u), h)
     dz = normal(z, 4)
     ours, theirs = cell.preactivate_vjp(params, h, u, z, dz), pull_z(dz)[0]
@@ -83,8 +83,8 @@ def test_cotangents_of_matmul_have_the_derivatives_of_plain_ones(shape):
         assert relative_error(ours(tuple(weights)), theirs(tuple(weights))) <= 1e-14
 
 
-def test_cut_is_an_identity_whose_cotangent_alone_is_zero():
-    value, pull = jax.vjp(cut, {"a": jnp.arange(3.0)})
+def test_zero_cotangent_is_an_identity_whose_cotangent_alone_is_zero():
+    value, pull = jax.vjp(zero_cotangent, {"a": jnp.arange(3.0)})
     assert value["a"].tolist() == [0, 1, 2]
     assert pull(value)[0]["a"].tolist() == [0, 0, 0]
 
@@ -262,7 +262,7 @@ def test_pre_activations_that_do_not_read_the_state():
         preactivate_vjp=lambda kernel, h, u, z, dz: None,
         activate=activate,
         activate_vjp=activate_vjp,
-        input=jax.ShapeDtypeStruct((I,), jnp.float64),
+        input_spec=jax.ShapeDtypeStruct((I,), jnp.float64),
     )
     sj.testing.check_cell(cell)
 

@@ -7,14 +7,14 @@ from cases import every_model, gradient, problem, relative_error
 from jax import export
 
 import seqjax as sj
-from seqjax.engine.adjoint import batch_size, schedule
+from seqjax.engine.schedule import batch_size, schedule
 
 I = 3  # noqa: E741
 
 
-def step_bytes(model):
+def preactivation_bytes(model):
     params = model.init(jax.random.key(0))
-    return model.step_bytes(params, model.initial_state(params), model.input)
+    return model.preactivation_bytes(params, model.initial_state(params), model.input_spec)
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ def step_bytes(model):
     ids=str,
 )
 def test_the_size_of_a_step_is_that_of_its_pre_activations(model, floats):
-    assert step_bytes(model) == 8 * floats
-    assert step_bytes(model.astype(jnp.bfloat16)) == 2 * floats
+    assert preactivation_bytes(model) == 8 * floats
+    assert preactivation_bytes(model.astype(jnp.bfloat16)) == 2 * floats
 
 
 def test_on_a_cpu_chunks_fit_the_cache_and_elsewhere_there_are_none():
@@ -63,12 +63,12 @@ def test_a_series_of_gates_that_fits_is_cut_in_four_if_it_is_long():
 
 def test_what_the_caller_chooses_stays():
     chosen = sj.BPTT(chunk=5, store="chunk_starts", truncate=3, clip=1.0)
-    assert chosen.fitted(10**5, 4096, 2048) == chosen
-    assert sj.BPTT(chunk=5).fitted(10**5, 4096, 2048) == sj.BPTT(chunk=5, store="preactivations")
-    assert sj.BPTT(store="states").fitted(10**5, 4096, 2048) == sj.BPTT(chunk=500, store="states")
-    assert sj.BPTT(store="chunk_starts").fitted(100, 4096, 2048).chunk == 10
-    assert sj.BPTT(truncate=7).fitted(10**5, 4096, 2048).truncate == 7
-    assert sj.Autodiff().fitted(10**5, 4096, 2048) == sj.Autodiff()
+    assert chosen.resolve(10**5, 4096, 2048) == chosen
+    assert sj.BPTT(chunk=5).resolve(10**5, 4096, 2048) == sj.BPTT(chunk=5, store="preactivations")
+    assert sj.BPTT(store="states").resolve(10**5, 4096, 2048) == sj.BPTT(chunk=500, store="states")
+    assert sj.BPTT(store="chunk_starts").resolve(100, 4096, 2048).chunk == 10
+    assert sj.BPTT(truncate=7).resolve(10**5, 4096, 2048).truncate == 7
+    assert sj.Autodiff().resolve(10**5, 4096, 2048) == sj.Autodiff()
 
 
 LSTM = sj.lstm(I, 64, dtype=jnp.float32)  # 1 kB a step
@@ -83,7 +83,7 @@ def scan_lengths(function, *shape):
 
 def test_a_series_is_cut_into_chunks_if_it_is_long_or_one_of_many():
     def run(**options):
-        return lambda xs: LSTM.unroll(PARAMS, xs, **options)
+        return lambda xs: sj.unroll(LSTM, PARAMS, xs, **options)
 
     assert scan_lengths(run(), 128, I) == []  # one chunk, and its scan within
     assert scan_lengths(run(), 6000, I) == [4]
@@ -123,7 +123,7 @@ def test_symbolic_sizes_have_no_chunks():
     """`jax.export` for any batch and any length: nothing can be chosen by them."""
     size, steps = export.symbolic_shape("b, t")
     xs = jax.ShapeDtypeStruct((size, steps, I), jnp.float32)
-    run = jax.jit(jax.vmap(lambda xs: LSTM.unroll(PARAMS, xs)[1]))
+    run = jax.jit(jax.vmap(lambda xs: sj.unroll(LSTM, PARAMS, xs)[1]))
     call = export.export(run)(xs).call
     for shape in ((2, 5, I), (3, 7, I)):
         data = jnp.ones(shape, jnp.float32)

@@ -52,8 +52,8 @@ def test_small_batches(case, batch):
 
 lstm = sj.lstm(3, 4)
 stack = sj.stack(sj.lstm(3, 4), sj.dense(4, 2))
-own = sj.cell(lambda key: jnp.ones(()), lambda p, s, x: (s[:1], s))
-typed = sj.cell(lambda key: jnp.ones(()), lambda p, s, x: (s, x), input=lstm.input)
+own = sj.from_step(lambda key: jnp.ones(()), lambda p, s, x: (s[:1], s))
+typed = sj.from_step(lambda key: jnp.ones(()), lambda p, s, x: (s, x), input_spec=lstm.input_spec)
 narx = sj.narx(3, 4, 2)
 both = sj.stack(sj.bidirectional(lstm), sj.dense(8, 3))
 key = jax.random.key(0)
@@ -79,15 +79,15 @@ ERRORS = [
     (lambda: sj.lstm(3, 4, param_dtype="x"), TypeError, "param_dtype: expected a floating dtype"),
     (lambda: sj.dense(3, -1), ValueError, "output_size: expected .* at least 1, got -1"),
     (lambda: sj.dense(3, 4, activation=3), TypeError, "activation: expected a function, got int"),
-    (lambda: sj.cell(None, lambda: 0), TypeError, "init: expected a function, got None"),
-    (lambda: sj.cell(lambda: 0, 1), TypeError, "step: expected a function"),
+    (lambda: sj.from_step(None, lambda: 0), TypeError, "init: expected a function, got None"),
+    (lambda: sj.from_step(lambda: 0, 1), TypeError, "step: expected a function"),
     (
-        lambda: sj.cell(min, min, input=3),
+        lambda: sj.from_step(min, min, input_spec=3),
         TypeError,
-        "input: expected a jax.ShapeDtypeStruct or None",
+        "input_spec: expected a jax.ShapeDtypeStruct or None",
     ),
     (
-        lambda: typed.unroll(jnp.ones(()), xs[:, :2]),
+        lambda: sj.unroll(typed, jnp.ones(()), xs[:, :2]),
         ValueError,
         r"xs: expected float64\[T, 3\], got float64\[5, 2\]",
     ),
@@ -242,18 +242,26 @@ ERRORS = [
     (lambda: unroll(reset=np.ones((5, 1), bool)), ValueError, r"reset: expected bool\[5\], got bo"),
     (lambda: unroll(reset=np.ones(5, int)), TypeError, r"reset: expected bool\[5\], got int64"),
     (lambda: lstm.step(params, None, xs), ValueError, r"x: expected float64\[3\], got float64\[5"),
-    (lambda: own.unroll(jnp.ones(()), xs), ValueError, "state: expected a state, since sj.cell"),
     (
-        lambda: own.unroll(jnp.ones(()), xs, jnp.ones(2)),
+        lambda: sj.unroll(own, jnp.ones(()), xs),
+        ValueError,
+        "state: expected a state, since sj.from_step",
+    ),
+    (
+        lambda: sj.unroll(own, jnp.ones(()), xs, jnp.ones(2)),
         ValueError,
         r"the state that step returns: expected float64\[2\], got float64\[1\]",
     ),
     (
-        lambda: own.unroll(jnp.ones(()), {"a": xs, "b": xs[1:]}, jnp.ones(2)),
+        lambda: sj.unroll(own, jnp.ones(()), {"a": xs, "b": xs[1:]}, jnp.ones(2)),
         ValueError,
         "xs: expected one length T for every array",
     ),
-    (lambda: own.unroll(jnp.ones(()), (), jnp.ones(2)), ValueError, "xs: expected at least one"),
+    (
+        lambda: sj.unroll(own, jnp.ones(()), (), jnp.ones(2)),
+        ValueError,
+        "xs: expected at least one",
+    ),
     (lambda: sj.matmul(xs, xs), ValueError, r"x: expected \[5\] or \[rows, 5\], got float64\[5, 3"),
     (lambda: sj.matmul(xs, xs[0]), ValueError, r"kernel: expected \[I, O\], got float64\[3\]"),
     (lambda: sj.matmul(xs, xs.T.astype("f4")), TypeError, "x: expected the kernel's dtype float32"),
@@ -294,17 +302,17 @@ def test_a_length_of_any_dtype_outside_the_series_counts_as_its_end(dtype, x64):
         largest = jnp.iinfo(dtype).max
         model, time = sj.tdnn(1, 1, delays=(0,)), 300
         params, xs = {"kernel": jnp.ones((1, 1, 1)), "bias": jnp.zeros(1)}, jnp.ones((time, 1))
-        counted = jax.jit(lambda n: model.unroll(params, xs, length=n)[1].sum())
+        counted = jax.jit(lambda n: sj.unroll(model, params, xs, length=n)[1].sum())
         for given in (jnp.iinfo(dtype).min, 0, 5, 127, largest):
             number = jnp.asarray(given, dtype)
             assert float(counted(number)) == min(max(given, 0), time)
             if 0 <= given <= time:  # not traced
-                assert float(model.unroll(params, xs, length=number)[1].sum()) == given
+                assert float(sj.unroll(model, params, xs, length=number)[1].sum()) == given
 
 
 def test_stack_of_a_stack():
     nested = sj.stack(stack, sj.rnn(2, 2))
     flat = sj.stack(*stack.models, sj.rnn(2, 2))
     (inner, last), xs = nested.init(jax.random.key(0)), jnp.ones((4, 3))
-    ours = nested.unroll((inner, last), xs)[1]
-    np.testing.assert_array_equal(ours, flat.unroll((*inner, last), xs)[1])
+    ours = sj.unroll(nested, (inner, last), xs)[1]
+    np.testing.assert_array_equal(ours, sj.unroll(flat, (*inner, last), xs)[1])

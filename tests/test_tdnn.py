@@ -27,7 +27,7 @@ def test_it_is_the_equation(delays):
     """Y(t) = f(X(t) … X(t-N)), as a loop over times and delays."""
     model = make(delays, activation=jnp.tanh)
     params, xs, line = problem(model, T)
-    state, ys = model.unroll(params, xs, line)
+    state, ys = sj.unroll(model, params, xs, line)
     assert ys.shape == (T, 2)
     history = np.concatenate([line, xs])
     for t in range(T):
@@ -43,13 +43,13 @@ def test_one_step_and_no_series(delays):
     """T = 1 is `step`, however long the line; an empty batch has outputs and gradients too."""
     model = make(delays, activation=jnp.tanh)
     params, xs, line = problem(model, 1)
-    line_after, ys = model.unroll(params, xs, line)
+    line_after, ys = sj.unroll(model, params, xs, line)
     streamed, y = model.step(params, line, xs[0])
     np.testing.assert_array_equal(line_after, streamed)
     np.testing.assert_allclose(ys[0], y, atol=1e-14)
 
     def energy(params, xs):
-        return jnp.sum(jax.vmap(lambda xs: model.unroll(params, xs, line)[1])(xs))
+        return jnp.sum(jax.vmap(lambda xs: sj.unroll(model, params, xs, line)[1])(xs))
 
     d_params, d_xs = jax.jit(jax.grad(energy, (0, 1)))(params, jnp.zeros((0, T, 3)))
     assert d_xs.shape == (0, T, 3)
@@ -59,7 +59,7 @@ def test_one_step_and_no_series(delays):
 def test_the_line_keeps_the_sign_of_zero():
     model = make((0, 3))
     params, xs, line = problem(model, 1)
-    after, _ = model.unroll(params, xs, -jnp.zeros_like(line))
+    after, _ = sj.unroll(model, params, xs, -jnp.zeros_like(line))
     assert np.signbit(after[:2]).all()
 
 
@@ -68,7 +68,7 @@ def test_nothing_else_is_read(delays):
     """∂Y(t)/∂X(t') is zero to the bit but where t - t' is a delay."""
     model = make(delays, activation=jnp.tanh)
     params, xs, line = problem(model, T)
-    jacobian = jax.jit(jax.jacrev(lambda xs: model.unroll(params, xs, line)[1]))(xs)
+    jacobian = jax.jit(jax.jacrev(lambda xs: sj.unroll(model, params, xs, line)[1]))(xs)
     for t in range(T):
         for before in range(T):
             zero = not np.any(jacobian[t, :, before])
@@ -83,7 +83,7 @@ def test_receptive_field_of_a_deep_net():
     model = sj.stack(*layers, sj.dense(2, 1, dtype=jnp.float64))
     assert model.receptive_field == 16
     params, xs, state = problem(model, 40)
-    d_xs = jax.jit(jax.grad(lambda xs: model.unroll(params, xs, state)[1][30, 0]))(xs)
+    d_xs = jax.jit(jax.grad(lambda xs: sj.unroll(model, params, xs, state)[1][30, 0]))(xs)
     np.testing.assert_array_equal(np.flatnonzero(np.any(d_xs, axis=1)), np.arange(15, 31))
     assert sj.stack(make((0, 1)), sj.gru(2, 2, dtype=jnp.float64)).receptive_field == np.inf
 
@@ -93,7 +93,7 @@ def test_it_is_one_convolution_and_no_loop():
     params, xs = model.init(jax.random.key(0)), jnp.ones((4, T, 3), jnp.float32)
 
     def energy(params, xs):
-        return jnp.sum(jax.vmap(lambda xs: model.unroll(params, xs)[1])(xs) ** 2)
+        return jnp.sum(jax.vmap(lambda xs: sj.unroll(model, params, xs)[1])(xs) ** 2)
 
     forward = jax.jit(energy).lower(params, xs).as_text()
     assert len(re.findall("stablehlo.convolution", forward)) == 1
@@ -106,7 +106,7 @@ def test_delays_far_apart_are_no_convolution(delays):
     """Half a kernel of zeros, or more: forward and backward do without them."""
     model = make(delays)
     params, xs, line = problem(model, T)
-    energy = lambda params, xs: jnp.sum(model.unroll(params, xs, line)[1] ** 2)
+    energy = lambda params, xs: jnp.sum(sj.unroll(model, params, xs, line)[1] ** 2)
     text = jax.jit(jax.grad(energy, (0, 1))).lower(params, xs).as_text()
     sparse = delays in [(0, 1, 5), (0, 7, 9), (1, 2, 24)]
     assert ("stablehlo.convolution" in text) != sparse
@@ -177,7 +177,7 @@ def test_export_for_any_batch_and_any_length(name, options):
 
     def run(params, xs, mask, reset, length):
         given = {"mask": mask, "reset": reset, "reverse": True, "length": length}
-        return model.unroll(params, xs, **{name: given[name] for name in options})[1]
+        return sj.unroll(model, params, xs, **{name: given[name] for name in options})[1]
 
     def div(params, *series):
         return jnp.sum(jnp.sin(jax.vmap(run, (None, 0, 0, 0, 0))(params, *series)))
@@ -205,10 +205,10 @@ def test_batched_kernels(delays):
     members = jax.tree.map(lambda p: jnp.stack([p, 2 * p, -p]), params)
     for axes in ((0, None), (0, 0)):
         series = xs if axes[1] is None else jnp.stack([xs, xs + 1, xs * 2])
-        ours = jax.vmap(lambda p, xs: model.unroll(p, xs, line)[1], axes)(members, series)
+        ours = jax.vmap(lambda p, xs: sj.unroll(model, p, xs, line)[1], axes)(members, series)
         for n in range(3):
             p = jax.tree.map(lambda leaf, n=n: leaf[n], members)
-            alone = model.unroll(p, series if axes[1] is None else series[n], line)[1]
+            alone = sj.unroll(model, p, series if axes[1] is None else series[n], line)[1]
             assert relative_error([ours[n]], [alone]) <= 1e-13
 
 
@@ -220,7 +220,7 @@ def test_masks_and_resets_over_any_delays(delays):
     mask = jnp.array([1, 0, 1, 1, 1, 0, 0, 1, 1, 1, 1, 0], bool)
     reset = jnp.zeros(T, bool).at[jnp.array([3, 4, 8])].set(True)
     for options in ({"mask": mask}, {"reset": reset}, {"mask": mask, "reset": reset}):
-        state, ys = model.unroll(params, xs, line, **options)
+        state, ys = sj.unroll(model, params, xs, line, **options)
         streamed = line
         for t in range(T):
             if not options.get("mask", jnp.ones(T, bool))[t]:

@@ -27,7 +27,7 @@ def test_a_model_learns_to_remember():
     xs, targets = echo_problem()
 
     def loss(params, xs, targets):
-        ys = jax.vmap(lambda xs: model.unroll(params, xs)[1])(xs)
+        ys = jax.vmap(lambda xs: sj.unroll(model, params, xs)[1])(xs)
         return jnp.mean((ys - targets)[:, 3:] ** 2)  # the first three were never put in
 
     optimizer = optax.adam(2e-2)

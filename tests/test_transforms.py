@@ -56,7 +56,7 @@ def assert_same(ours, theirs, rtol=1e-11):
 
 def outputs_and_gradient(run, params, xs, state, options):
     """((state, ys), the gradient's floating leaves) of `run`, a model or what stands for it."""
-    run = run.unroll if isinstance(run, sj.Model) else run
+    run = functools.partial(sj.unroll, run) if isinstance(run, sj.Model) else run
 
     def div(params, xs, state):
         outputs = run(params, xs, state, **options)
@@ -209,7 +209,7 @@ def compilations(call):
 @every_model
 def test_outside_jit_nothing_is_compiled_twice(case):
     model, (params, xs, state) = case.model, problem(case.model, T)
-    div = lambda params, xs: weighted(model.unroll(params, xs, state, length=3))
+    div = lambda params, xs: weighted(sj.unroll(model, params, xs, state, length=3))
 
     def call():
         many = jnp.stack([xs, xs])
@@ -251,7 +251,7 @@ def test_equal_but_new_models_and_adjoints_do_not_trace_again(make):
     @functools.partial(jax.jit, static_argnames="adjoint")
     def run(model, params, xs, adjoint):
         traces.append(model)
-        return model.unroll(params, xs, adjoint=adjoint)[1]
+        return sj.unroll(model, params, xs, adjoint=adjoint)[1]
 
     params, xs, _ = problem(make(), 3)
     for _ in range(10):

@@ -60,7 +60,7 @@ def opaque(inner):
         h = inner(jnp.tanh(x @ p["w"] + h @ p["r"]))
         return h, h
 
-    return sj.cell(init, step, lambda p: jnp.zeros(H))
+    return sj.from_step(init, step, lambda p: jnp.zeros(H))
 
 
 def structured(inner):
@@ -90,7 +90,7 @@ def test_a_backward_pass_of_the_users_own_is_the_one_that_runs(place, backward):
 
     def of(model, adjoint):
         def loss(params):
-            return jnp.sum(3 * jnp.cos(model.unroll(params, XS, adjoint=adjoint)[1]))
+            return jnp.sum(3 * jnp.cos(sj.unroll(model, params, XS, adjoint=adjoint)[1]))
 
         return floats(jax.jit(jax.grad(loss))(params))
 
@@ -127,7 +127,7 @@ def context_step(context):
         h = jnp.tanh(p * x + h * context)
         return h, h
 
-    return sj.cell(lambda key: jnp.ones(H), step, lambda p: jnp.zeros(H) + context)
+    return sj.from_step(lambda key: jnp.ones(H), step, lambda p: jnp.zeros(H) + context)
 
 
 AROUND = {
@@ -147,7 +147,7 @@ AROUND = {
 def test_a_step_may_close_over_what_is_differentiated(make, around):
     def of(adjoint):
         def loss(context):
-            return jnp.sum(make(context).unroll(jnp.ones(H), XS, adjoint=adjoint)[1] ** 2)
+            return jnp.sum(sj.unroll(make(context), jnp.ones(H), XS, adjoint=adjoint)[1] ** 2)
 
         return AROUND[around](loss)(jnp.array([0.1, 0.2, 0.3]))
 
@@ -161,11 +161,11 @@ def test_a_step_may_name_a_mapped_axis(adjoint):
         h = jax.lax.pmean(jnp.tanh(p * x + h), "batch")
         return h, h
 
-    cell = sj.cell(lambda key: jnp.ones(H), step, lambda p: jnp.zeros(H))
+    cell = sj.from_step(lambda key: jnp.ones(H), step, lambda p: jnp.zeros(H))
     batch = jnp.stack([XS, 2 * XS])
 
     def loss(p):
-        run = lambda xs: cell.unroll(p, xs, adjoint=adjoint)[1]
+        run = lambda xs: sj.unroll(cell, p, xs, adjoint=adjoint)[1]
         return jnp.sum(jax.vmap(run, axis_name="batch")(batch) ** 2)
 
     def by_hand(p):
@@ -187,9 +187,9 @@ def test_effects_run_once_a_step_and_in_order():
         h = jnp.tanh(p * x + h)
         return h, h
 
-    cell = sj.cell(lambda key: jnp.ones(H), step, lambda p: jnp.zeros(H))
+    cell = sj.from_step(lambda key: jnp.ones(H), step, lambda p: jnp.zeros(H))
     for adjoint in (sj.BPTT(), sj.Autodiff()):
-        run = lambda p, adjoint=adjoint: cell.unroll(p, XS, adjoint=adjoint)[1].sum()
+        run = lambda p, adjoint=adjoint: sj.unroll(cell, p, XS, adjoint=adjoint)[1].sum()
         for function in (jax.jit(run), jax.jit(jax.grad(run))):
             seen.clear()
             jax.block_until_ready(function(jnp.ones(H)))
@@ -204,8 +204,8 @@ def test_ordered_effects():
         io_callback(lambda x: seen.append(float(x[0])), None, x, ordered=True)
         return h + x, h
 
-    cell = sj.cell(lambda key: (), step, lambda p: jnp.zeros(H))
-    jax.block_until_ready(jax.jit(lambda xs: cell.unroll((), xs))(XS))
+    cell = sj.from_step(lambda key: (), step, lambda p: jnp.zeros(H))
+    jax.block_until_ready(jax.jit(lambda xs: sj.unroll(cell, (), xs))(XS))
     jax.effects_barrier()
     assert seen == XS[:, 0].tolist()
 
@@ -228,15 +228,15 @@ def test_nothing_comes_of_invalid_steps_whatever_a_function_does_at_zero(f, leng
         activate=lambda z, h: jnp.tanh(z),
         readout=lambda p, h: f(h),
     )
-    own = sj.cell(lambda key: jnp.ones(H), step, lambda p: jnp.zeros(H))
+    own = sj.from_step(lambda key: jnp.ones(H), step, lambda p: jnp.zeros(H))
     spoilt = XS.at[length:].set(jnp.nan)
     for model in (cell, own):
 
         def loss(p, xs, model=model):
-            return jnp.sum(model.unroll(p, xs, length=length, adjoint=adjoint)[1])
+            return jnp.sum(sj.unroll(model, p, xs, length=length, adjoint=adjoint)[1])
 
         grads = jax.grad(loss, (0, 1))(jnp.ones(H), spoilt)
-        whole = jax.grad(lambda p, xs: jnp.sum(model.unroll(p, xs)[1]), (0, 1))  # noqa: B023
+        whole = jax.grad(lambda p, xs: jnp.sum(sj.unroll(model, p, xs)[1]), (0, 1))  # noqa: B023
         assert bool(jnp.all(grads[1][length:] == 0))
         if length:
             theirs = whole(jnp.ones(H), XS[:length])
@@ -274,7 +274,7 @@ def test_second_order_is_the_derivative_of_the_gradient(case):
 def test_a_model_inside_an_own_step_keeps_its_gradient(case, store):
     """Where it cuts, the step is cut; and its second order is that of the model itself."""
     model, (params, xs, state) = case.model, problem(case.model, 5)
-    own = sj.cell(model.init, jax.jit(model.step), model.initial_state)
+    own = sj.from_step(model.init, jax.jit(model.step), model.initial_state)
     options = {"mask": jnp.arange(5) != 2, "adjoint": sj.BPTT(chunk=2, store=store)}
     theirs = gradient(model, **options)(params, xs, state)
     assert relative_error(gradient(own, **options)(params, xs, state), theirs) <= 1e-12
@@ -292,14 +292,14 @@ def test_a_model_inside_an_own_step_keeps_its_gradient(case, store):
 def test_forward_mode_is_refused_in_words_wherever_it_comes_from():
     cell = sj.gru(H, 2)
     params = cell.init(jax.random.key(0))
-    f = lambda p: cell.unroll(p, XS)[1].sum()
+    f = lambda p: sj.unroll(cell, p, XS)[1].sum()
     ways = [
         lambda: jax.jvp(f, (params,), (params,)),
         lambda: jax.jit(lambda p: jax.jvp(f, (p,), (p,)))(params),
         lambda: jax.jvp(jax.checkpoint(f), (params,), (params,)),
         lambda: jax.grad(lambda p: jax.jvp(f, (p,), (p,))[1])(params),
         lambda: jax.linearize(f, params)[1](params),
-        lambda: jax.jacfwd(lambda xs: cell.unroll(params, xs)[1])(XS),
+        lambda: jax.jacfwd(lambda xs: sj.unroll(cell, params, xs)[1])(XS),
     ]
     for way in ways:
         with pytest.raises(TypeError, match=r"adjoint: BPTT has no forward-mode .*sj\.Autodiff"):
@@ -321,7 +321,7 @@ def test_complex_states(store):
 
     def of(adjoint):
         def loss(p, xs):
-            return jnp.sum(jnp.cos(cell.unroll(p, xs, mask=mask, adjoint=adjoint)[1]))
+            return jnp.sum(jnp.cos(sj.unroll(cell, p, xs, mask=mask, adjoint=adjoint)[1]))
 
         return jax.jit(jax.grad(loss, (0, 1)))(params, XS)
 
@@ -330,10 +330,10 @@ def test_complex_states(store):
 
 
 def test_a_literal_as_a_state():
-    cell = sj.cell(
+    cell = sj.from_step(
         lambda key: jnp.array(0.5), lambda d, m, x: (d * m + x, m), lambda d: jnp.array(0.0)
     )
-    f = lambda d: cell.unroll(d, jnp.ones(4))[1].sum()
+    f = lambda d: sj.unroll(cell, d, jnp.ones(4))[1].sum()
     d = jnp.array(0.5)
     with jax.numpy_dtype_promotion("standard"):
         np.testing.assert_allclose(jax.grad(jax.checkpoint(f))(d), jax.grad(f)(d))
@@ -380,7 +380,7 @@ def test_a_loop_of_models_keeps_nothing_alive(number):
             return h + p * table[0] + x, h
 
         start = lambda p: jnp.array(0.0)
-        own = sj.cell(lambda key: jnp.array(1.0), step, start)
+        own = sj.from_step(lambda key: jnp.array(1.0), step, start)
         structured = sj.Cell(
             init=own.init,
             initial_state=start,
@@ -391,7 +391,7 @@ def test_a_loop_of_models_keeps_nothing_alive(number):
             models.add(model)
             params = model.init(jax.random.key(0))
             for adjoint in (sj.BPTT(), sj.BPTT(chunk=2)):
-                run = lambda p, m=model, a=adjoint: m.unroll(p, jnp.ones(3), adjoint=a)[1].sum()
+                run = lambda p, m=model, a=adjoint: sj.unroll(m, p, jnp.ones(3), adjoint=a)[1].sum()
                 jax.block_until_ready((run(params), jax.grad(run)(params)))
                 jax.block_until_ready(jax.jit(jax.grad(run))(params))
 

@@ -1,9 +1,10 @@
 """Back-propagation through time: the recursion of the notes, section 4, and nothing else.
 
 A recurrence is z(t) = preactivate(params, h(t-1), u(t)), h(t) = activate(z(t), h(t-1)).
-Given ∂DIV/∂h(t) from outside for every t, `bptt` runs backward
+Let ∂L/∂h(t) be the gradient of a loss L with respect to h(t), all other states held fixed: what
+comes from outside the recurrence. Given it for every t, `bptt` runs backward
 
-    λ(t) = ∂DIV/∂h(t) + [∂z(t+1)/∂h(t)]ᵀ δ(t+1) + [∂h(t+1)/∂h(t) at fixed z]ᵀ λ(t+1)
+    λ(t) = ∂L/∂h(t) + [∂z(t+1)/∂h(t)]ᵀ δ(t+1) + [∂h(t+1)/∂h(t) at fixed z]ᵀ λ(t+1)
     δ(t) = [∂h(t)/∂z(t)]ᵀ λ(t)                                     (∇_Z of the notes)
 
 and hands δ to the stacked pre-activations as their cotangent. These are formed from the
@@ -11,54 +12,52 @@ known states by one parallel matmul, so JAX's transpose of it pools the weight g
 over time (and over a vmapped batch) in one contraction: no parameter gradient is carried
 by the loop, and none is held per example.
 
-Two loops run over time: `forward_scan`, from the projected inputs to states and pre-activations,
-and `reverse_scan`, from ∂DIV/∂h to δ. All else is parallel over the steps of a chunk.
-A fused kernel for an accelerator would take the place of these two, and of nothing else.
+Two loops run over time, those of `seqjax.engine.loops`. All else is parallel over the steps of a
+chunk.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from jax.custom_derivatives import SymbolicZero
 
 from seqjax import _checks
+from seqjax._tree import at_step, length_of, wide_dtype
+from seqjax._types import Activate, PyTree
+from seqjax.engine.cotangents import add, complete, inexact, returned
 from seqjax.engine.history import LAST_STEP, History
-from seqjax.engine.recurrence import (
-    Recurrence,
-    Steps,
-    Traced,
-    at_step,
-    clipped,
-    cut,
-    fill,
-    over_steps,
-    select,
-    trace,
-    vary_with,
-)
-from seqjax.ops.rows import wide_dtype
-from seqjax.ops.stage import Staged, stage
+from seqjax.engine.loops import forward_scan, reverse_scan
+from seqjax.engine.plain_scan import clipped
+from seqjax.engine.recurrence import Recurrence, Steps, Traced, fill, over_steps, trace, vary_with
+from seqjax.ops.hoist import Hoisted, hoist
+from seqjax.ops.zero_cotangent import zero_cotangent
 
-__all__ = ["bptt", "forward_scan", "reverse_scan"]
+__all__ = ["bptt", "local_vjps"]
 
-Tree = Any
 STATES, PREACTIVATIONS = "seqjax.states", "seqjax.preactivations"
 
 
-def bptt(rec: Recurrence, params, state, start, u, steps: Steps, history: History, clip, keep_z):
+def bptt(
+    rec: Recurrence,
+    params: PyTree,
+    state: PyTree,
+    reset_state: PyTree,
+    u: PyTree,
+    steps: Steps,
+    history: History,
+    clip: float | None,
+    keep_z: bool,
+) -> tuple[PyTree, PyTree]:
     """The states of a recurrence, differentiated by the recursion above.
 
     Args:
       rec: the recurrence.
       params: its parameters.
       state: h(-1), or as much of the past as `history` says.
-      start: the state that a reset returns to (read where `steps.reset` is given).
+      reset_state: the state that a reset returns to (read where `steps.reset` is given).
       u: the projected inputs, [T, …], T ≥ 1.
       steps: validity, resets and cuts; a reset or a cut may only stand at a valid step.
       history: what the state is of the h before.
@@ -68,30 +67,30 @@ def bptt(rec: Recurrence, params, state, start, u, steps: Steps, history: Histor
     Returns:
       (the state after step T-1, h [T, …]).
     """
-    state, start = vary_with((state, start), (params, u, steps))
+    state, reset_state = vary_with((state, reset_state), (params, u, steps))
     example = history.read(state), history.newest(state), at_step(u, 0)
     traced = trace(rec, params, *example)
     weights = (traced.closed_over, params)
-    pull = _trace_pull(traced, weights, *example)
+    step_vjp = _hoist_step_vjp(traced, weights, *example)
     forward = traced.forward
     last, states, z = _run(
         _Static((forward._replace(closed_over=[]), history, keep_z)),
         (forward.closed_over, params),
         state,
-        start,
+        reset_state,
         u,
         steps,
     )
     states = _named(states, STATES)
-    entering = history.entering(state, start, states, steps)
-    entering = fill(steps.valid, cut(entering, again=forward.skipped))
+    entering = history.entering(state, reset_state, states, steps)
+    entering = fill(steps.valid, zero_cotangent(entering, again=forward.skipped))
     formed = over_steps(traced.preactivate, weights, entering, u)
     # What JAX differentiates is `formed`. Where the forward pass kept its own z, that is the
     # value, and computing `formed` is dead code.
-    z = _conduct(_named(z, PREACTIVATIONS), formed) if keep_z else formed
-    closed_over, pull = pull.closed_over, pull._replace(closed_over=[])
-    static = _Static((pull, history, clip))
-    return _adjoint(static, closed_over, weights, state, start, u, z, states, steps, last)
+    z = _reroute_cotangent(_named(z, PREACTIVATIONS), formed) if keep_z else formed
+    closed_over, step_vjp = step_vjp.closed_over, step_vjp._replace(closed_over=[])
+    static = _Static((step_vjp, history, clip))
+    return _adjoint(static, closed_over, weights, state, reset_state, u, z, states, steps, last)
 
 
 class _Static:
@@ -101,94 +100,57 @@ class _Static:
         self.value = value
 
 
-def forward_scan(forward: Staged, history: History, keep_z, weights, state, start, u, steps: Steps):
-    """Runs a recurrence; returns the last state, h [T, …] and the pre-activations (if kept)."""
-    once = forward.once(*weights)
+def local_vjps(
+    step_vjp: Hoisted, closed_over: list, weights: PyTree, known: PyTree
+) -> tuple[list, list]:
+    """What a step of the recursion needs but λ: from the weights alone, and of each step, [T, …].
 
-    def step(state, inputs):
-        u_t, valid_t, reset_t = inputs
-        entering = select(reset_t, start, state)
-        z_t, h_t = forward.rest(once, [], history.read(entering), u_t)
-        state = history.push(entering, h_t)
-        if valid_t is not None:
-            state = select(valid_t, state, entering)
-        return state, (history.newest(state), z_t if keep_z else None)
-
-    last, (states, z) = lax.scan(step, state, (u, steps.valid, steps.reset))
-    return last, states, z
-
-
-def reverse_scan(
-    pull: Callable, add: Callable, lam: list, d_start: list | None, d_states: list, known, steps
-):
-    """The recursion: ∂DIV/∂h(t) for all t to δ(t) for all t.
-
-    Args:
-      pull: `pull(what is known of step t, λ(t)) -> (δ(t), the part of λ(t-1) from step t)`.
-      add: `add(λ(t), ∂DIV/∂h(t)) -> λ(t)`, see `History`.
-      lam: ∂DIV/∂h(T-1) from outside, that of the last of `d_states` apart.
-      d_start: zeros for the cotangent of the state that resets return to; None without resets.
-      d_states: ∂DIV/∂h(t), [T, …]; None for a leaf where it is zero.
-      known: what `pull` reads, [T, …].
-      steps: validity, resets and cuts.
-
-    Returns:
-      (∂DIV/∂h(-1), d_start, δ [T, …]).
+    All that does not depend on λ (the gates, f'(Z)) is computed here, in parallel over time;
+    products with λ are what remains for the loop.
     """
-
-    def step(carry, inputs):
-        lam, d_start = carry
-        d_h_t, known_t, (valid_t, reset_t, cut_t) = inputs
-        lam = add(lam, d_h_t)
-        dz_t, d_h_prev = pull(known_t, lam)
-        nothing = _zeros(lam)
-        if valid_t is not None:  # an invalid step hands λ on and has no δ
-            dz_t = select(valid_t, dz_t, _zeros(dz_t))
-            d_h_prev = select(valid_t, d_h_prev, lam)
-        if reset_t is not None:  # the step began at `start`, not at h(t-1)
-            to_start = select(reset_t, d_h_prev, nothing)
-            d_start = [a + b.astype(a.dtype) for a, b in zip(d_start, to_start, strict=True)]
-            d_h_prev = select(reset_t, nothing, d_h_prev)
-        d_h_prev = select(cut_t, nothing, d_h_prev)
-        return (d_h_prev, d_start), dz_t
-
-    (d_state, d_start), dz = lax.scan(step, (lam, d_start), (d_states, known, steps), reverse=True)
-    return d_state, d_start, dz
+    once = step_vjp.once(closed_over, weights)
+    return once, jax.vmap(step_vjp.per_step, (None, 0))(once, known)
 
 
-def _trace_pull(traced: Traced, weights, h_prev, h_t, u_t) -> Staged:
-    """One step of the recursion, sorted by what it depends on.
-
-    All that does not depend on λ (the gates, f'(Z)) is computed in parallel over time; products
-    with λ are what remains for the loop.
-    """
+def _hoist_step_vjp(
+    traced: Traced, weights: PyTree, h_prev: PyTree, h_t: PyTree, u_t: PyTree
+) -> Hoisted:
+    """One step of the recursion, sorted by what it depends on: see `local_vjps`."""
     rec = traced.rec
     activate_vjp = rec.activate_vjp or partial(_derived_activate_vjp, traced.activate)
 
-    def preactivate_vjp(weights, h_prev, u_t, z_t, dz_t):
+    def preactivate_vjp(
+        weights: PyTree, h_prev: PyTree, u_t: PyTree, z_t: PyTree, dz_t: PyTree
+    ) -> PyTree:
         if rec.preactivate_vjp is not None:
             return rec.preactivate_vjp(weights[1], h_prev, u_t, z_t, dz_t)
         return jax.vjp(lambda h: traced.preactivate(weights, h, u_t), h_prev)[1](dz_t)[0]
 
-    def pull(weights, known, lam):
+    def step_vjp(weights: PyTree, known: PyTree, lam: list) -> tuple[list, list | None]:
         """δ(t), and what h(t-1) gets from step t: None if no gradient goes there."""
         z_t, h_prev, h_t, u_t = known
         dz_t, through_state = _checks.pair(
-            "activate_vjp", activate_vjp(z_t, h_prev, h_t, _complete(h_t, lam)), "(dz, dh_prev)"
+            "activate_vjp", activate_vjp(z_t, h_prev, h_t, complete(h_t, lam)), "(dz, dh_prev)"
         )
-        dz_t = _inexact(dz_t)
-        through_z = preactivate_vjp(weights, h_prev, u_t, z_t, _complete(z_t, dz_t))
-        parts = [_inexact(part) for part in (through_state, through_z) if part is not None]
-        return dz_t, _add(*parts) if len(parts) == 2 else parts[0] if parts else None
+        dz_t = inexact(dz_t)
+        through_z = preactivate_vjp(weights, h_prev, u_t, z_t, complete(z_t, dz_t))
+        parts = [inexact(part) for part in (through_state, through_z) if part is not None]
+        return dz_t, add(*parts) if len(parts) == 2 else parts[0] if parts else None
 
     z_t = traced.preactivate(weights, h_prev, u_t)
-    return stage(pull, weights, (z_t, h_prev, h_t, u_t), _inexact(h_t))
+    return hoist(step_vjp, weights, (z_t, h_prev, h_t, u_t), inexact(h_t))
 
 
-def _named(tree: Tree, name: str) -> Tree:
+def _derived_activate_vjp(
+    activate: Activate, z_t: PyTree, h_prev: PyTree, h_t: PyTree, d_h_t: PyTree
+) -> tuple[PyTree, PyTree]:
+    return jax.vjp(activate, z_t, h_prev)[1](d_h_t)
+
+
+def _named(tree: PyTree, name: str) -> PyTree:
     """Named for `jax.checkpoint`; a complex array in two parts, since it cannot keep one."""
 
-    def named(a):
+    def named(a: jax.Array) -> jax.Array:
         if jnp.iscomplexobj(a):
             return lax.complex(checkpoint_name(a.real, name), checkpoint_name(a.imag, name))
         return checkpoint_name(a, name)
@@ -196,9 +158,10 @@ def _named(tree: Tree, name: str) -> Tree:
     return jax.tree.map(named, tree)
 
 
-# The forward scan and the conduit: true functions, whose first derivative is left to `_adjoint`.
+# The forward scan, and z with its cotangent sent elsewhere: true functions, whose first
+# derivative is left to `_adjoint`.
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _run(static, *operands):
+def _run(static: _Static, *operands: PyTree) -> tuple[PyTree, PyTree, PyTree]:
     return forward_scan(*static.value, *operands)
 
 
@@ -209,106 +172,79 @@ _run.defvjp(
 
 
 @jax.custom_vjp
-def _conduct(value, formed):
+def _reroute_cotangent(value: PyTree, formed: PyTree) -> PyTree:
     return value
 
 
-_conduct.defvjp(lambda value, formed: (value, None), lambda _, cotangent: (None, cotangent))
+_reroute_cotangent.defvjp(
+    lambda value, formed: (value, None), lambda _, cotangent: (None, cotangent)
+)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _adjoint(static, closed_over, weights, state, start, u, z, states, steps, last):
+def _adjoint(
+    static: _Static,
+    closed_over: list,
+    weights: PyTree,
+    state: PyTree,
+    reset_state: PyTree,
+    u: PyTree,
+    z: PyTree,
+    states: PyTree,
+    steps: Steps,
+    last: PyTree,
+) -> tuple[PyTree, PyTree]:
     return last, states
 
 
-def _adjoint_fwd(static, *operands):
-    *operands, states, steps, last = jax.tree.map(lambda leaf: leaf.value, operands)
+def _adjoint_fwd(static: _Static, *operands: Any) -> tuple:
+    *operands, states, steps, last = jax.tree.map(lambda leaf: leaf.value, operands)  # type: ignore[assignment]  # a tuple becomes a list
     return (last, states), (*operands, states, steps)
 
 
-def _adjoint_bwd(static, operands, cotangents):
-    pull, history, clip = static.value
-    closed_over, weights, state, start, u, z, states, steps = operands
-    d_last, d_states = (_inexact(tree) for tree in cotangents)
-    entering = history.entering(state, start, states, steps)
-    local = fill(steps.valid, (z, entering, states, u))
-    once = pull.once(closed_over, weights)
-    known = jax.vmap(pull.at_step, (None, 0))(once, local)
+def _adjoint_bwd(static: _Static, operands: tuple, cotangents: tuple) -> tuple:
+    step_vjp, history, clip = static.value
+    # `jnp.asarray`: JAX may hand a constant on as a literal, which is no array.
+    operands = jax.tree.map(jnp.asarray, operands)
+    closed_over, weights, state, reset_state, u, z, states, steps = operands
+    d_last, d_states = (inexact(tree) for tree in cotangents)
+    entering = history.entering(state, reset_state, states, steps)
+    known = fill(steps.valid, (z, entering, states, u))
+    once, local = local_vjps(step_vjp, closed_over, weights, known)
 
-    def step(known_t, lam):
+    def step(local_t: list, lam: list) -> tuple[list, list]:
         lam = lam if clip is None else [clipped(a, clip) for a in lam]
-        dz_t, d_read = pull.rest(once, known_t, history.newest(lam))
+        dz_t, d_read = step_vjp.rest(once, local_t, history.newest(lam))
         return dz_t, history.before(lam, d_read)
 
-    lam = [
-        jnp.zeros_like(h) if d is None else d for d, h in zip(d_last, _inexact(state), strict=True)
-    ]
-    if steps.valid is None and pull.result[1] is None and history == LAST_STEP:
+    pairs = zip(d_last, inexact(state), strict=True)
+    lam = [jnp.zeros_like(h) if d is None else d for d, h in pairs]
+    if steps.valid is None and step_vjp.result[1] is None and history == LAST_STEP:
         # No gradient crosses a step (Elman's copy): λ(t) is what comes from outside, and
         # nothing is left to loop over.
-        dz, _ = jax.vmap(step)(known, _outside(lam, d_states, _inexact(states)))
-        return None, None, None, None, None, _returned(z, dz), None, None, None
-    d_start = None
+        dz, _ = jax.vmap(step)(local, _outside(lam, d_states, inexact(states)))
+        return None, None, None, None, None, returned(z, dz), None, None, None
+    d_reset_state = None
     if steps.reset is not None:  # summed over all resets
-        d_start = [jnp.zeros(h.shape, wide_dtype(h.dtype)) for h in _inexact(start)]
-    lam, d_start = vary_with((lam, d_start), (state, start))
-    d_state, d_start, dz = reverse_scan(step, history.add, lam, d_start, d_states, known, steps)
-    if d_start is not None:
-        pairs = zip(d_start, _inexact(start), strict=True)
-        d_start = _returned(start, [d.astype(h.dtype) for d, h in pairs])
-    d_state, dz = _returned(state, d_state), _returned(z, dz)
-    return None, None, d_state, d_start, None, dz, None, None, None
+        d_reset_state = [jnp.zeros(h.shape, wide_dtype(h.dtype)) for h in inexact(reset_state)]
+    lam, d_reset_state = vary_with((lam, d_reset_state), (state, reset_state))
+    d_state, d_reset_state, dz = reverse_scan(
+        step, history, lam, d_reset_state, d_states, local, steps, length_of(states)
+    )
+    if d_reset_state is not None:
+        pairs = zip(d_reset_state, inexact(reset_state), strict=True)
+        d_reset_state = returned(reset_state, [d.astype(h.dtype) for d, h in pairs])
+    d_state, dz = returned(state, d_state), returned(z, dz)
+    return None, None, d_state, d_reset_state, None, dz, None, None, None
 
 
 def _outside(d_last: list, d_states: list, states: list) -> list:
-    """∂DIV/∂h(t) from outside, for all t: that on the last state is one on h(T-1)."""
-    d_states = [
-        jnp.zeros_like(h) if d is None else d for d, h in zip(d_states, states, strict=True)
-    ]
+    """∂L/∂h(t) from outside, for all t: that on the last state is one on h(T-1)."""
+    pairs = zip(d_states, states, strict=True)
+    d_states = [jnp.zeros_like(h) if d is None else d for d, h in pairs]
     # Not `at[-1].add`: a scatter over a batch with explicit axes has to be told its sharding.
     pairs = zip(d_states, d_last, strict=True)
     return [jnp.concatenate([d[:-1], (d[-1] + last)[None]]) for d, last in pairs]
 
 
 _adjoint.defvjp(_adjoint_fwd, _adjoint_bwd, symbolic_zeros=True)
-
-
-def _derived_activate_vjp(activate, z_t, h_prev, h_t, d_h_t):
-    return jax.vjp(activate, z_t, h_prev)[1](d_h_t)
-
-
-# A state may hold leaves that have no derivative (a counter, a random key). The recursion
-# carries lists of the others.
-def _is_inexact(leaf) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)
-
-
-def _inexact(tree: Tree) -> list:
-    """The differentiable leaves of a (co)tangent or primal tree; None for a symbolic zero."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if _is_inexact(leaf)]
-    return [None if isinstance(leaf, SymbolicZero) else leaf for leaf in leaves]
-
-
-def _complete(template: Tree, leaves: list) -> Tree:
-    """A cotangent of the whole of `template`: float0 where it has no derivative."""
-    given = iter(leaves)
-    return jax.tree.map(
-        lambda leaf: (
-            next(given) if _is_inexact(leaf) else np.zeros(np.shape(leaf), jax.dtypes.float0)
-        ),
-        template,
-    )
-
-
-def _returned(template: Tree, leaves: list) -> Tree:
-    """The same as a rule returns it: None, of any symbolic shape, where it has no derivative."""
-    given = iter(leaves)
-    return jax.tree.map(lambda leaf: next(given) if _is_inexact(leaf) else None, template)
-
-
-def _zeros(leaves: list) -> list:
-    return [jnp.zeros_like(leaf) for leaf in leaves]
-
-
-def _add(a: list, b: list) -> list:
-    return [x if y is None else x + y for x, y in zip(a, b, strict=True)]

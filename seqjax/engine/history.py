@@ -1,9 +1,9 @@
 """What a recurrence keeps of its past, and what a step reads of it.
 
 The state of most recurrences is what the step before computed. One that reads further back has a
-line as its state, and the recursion of the notes, section 4, one link for every delay:
+line as its state, and the recursion of the notes, section 4, one term for every delay:
 
-    λ(t) = ∂DIV/∂h(t) + Σ_d [∂z(t+d)/∂h(t)]ᵀ δ(t+d)
+    λ(t) = ∂L/∂h(t) + Σ_d [∂z(t+d)/∂h(t)]ᵀ δ(t+d)
 
 The loops carry the line, of h forward and of λ backward. What they store is one row a step: the
 lines that the steps read are found again in the series of rows.
@@ -11,33 +11,33 @@ lines that the steps read are found again in the series of rows.
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from seqjax.engine.recurrence import Steps, at_step, select
-from seqjax.ops.rows import shifted
+from seqjax._tree import at_step, where
+from seqjax._types import PyTree
+from seqjax.engine.recurrence import Steps
+from seqjax.ops.shift import shifted
 
 __all__ = ["LAST_STEP", "Delays", "History", "LastStep"]
-
-Tree = Any
 
 
 class History(Protocol):
     """How a state and the results h(t) of the steps make each other up. All of it is linear."""
 
-    def read(self, state: Tree) -> Tree:
+    def read(self, state: PyTree) -> PyTree:
         """What a step reads of the state: h_prev of its functions."""
 
-    def push(self, state: Tree, h_t: Tree) -> Tree:
+    def push(self, state: PyTree, h_t: PyTree) -> PyTree:
         """The state after a step."""
 
-    def newest(self, state: Tree) -> Tree:
+    def newest(self, state: PyTree) -> PyTree:
         """h(t), of the state after step t."""
 
-    def entering(self, state: Tree, start: Tree, hs: Tree, steps: Steps) -> Tree:
+    def entering(self, state: PyTree, reset_state: PyTree, hs: PyTree, steps: Steps) -> PyTree:
         """What each step read, [T, …], of the state before them and their results."""
 
     def add(self, lam: list, d_h_t: list) -> list:
@@ -51,25 +51,25 @@ class History(Protocol):
 class LastStep:
     """The state is what the step before computed."""
 
-    def read(self, state):
+    def read(self, state: PyTree) -> PyTree:
         return state
 
-    def push(self, state, h_t):
+    def push(self, state: PyTree, h_t: PyTree) -> PyTree:
         return h_t
 
-    def newest(self, state):
+    def newest(self, state: PyTree) -> PyTree:
         return state
 
-    def entering(self, state, start, hs, steps):
+    def entering(self, state: PyTree, reset_state: PyTree, hs: PyTree, steps: Steps) -> PyTree:
         h_prev = jax.tree.map(shifted, state, hs)
         if steps.reset is None:
             return h_prev
-        return jax.vmap(select, (0, None, 0))(steps.reset, start, h_prev)
+        return jax.vmap(where, (0, None, 0))(steps.reset, reset_state, h_prev)
 
-    def add(self, lam, d_h_t):
+    def add(self, lam: list, d_h_t: list) -> list:
         return [a if d is None else a + d for a, d in zip(lam, d_h_t, strict=True)]
 
-    def before(self, lam, d_read):
+    def before(self, lam: list, d_read: list | None) -> list:
         return [jnp.zeros_like(a) for a in lam] if d_read is None else d_read
 
 
@@ -88,27 +88,27 @@ class Delays:
 
     delays: tuple[int, ...]
 
-    def read(self, state):
+    def read(self, state: PyTree) -> PyTree:
         return jnp.concatenate([state[start:stop] for start, stop in self._runs()])
 
-    def push(self, state, h_t):
+    def push(self, state: PyTree, h_t: PyTree) -> PyTree:
         return jnp.concatenate([state[1:], h_t[None]])
 
-    def newest(self, state):
+    def newest(self, state: PyTree) -> PyTree:
         return at_step(state, -1)
 
-    def entering(self, state, start, hs, steps):
+    def entering(self, state: PyTree, reset_state: PyTree, hs: PyTree, steps: Steps) -> PyTree:
         time = hs.shape[0]
         if steps.valid is None and steps.reset is None:
             whole = jnp.concatenate([state, hs])
             return jnp.stack([whole[row : row + time] for row in self._rows()], axis=1)
-        return _found(state, start, hs, steps, self._rows())
+        return _found(state, reset_state, hs, steps, self._rows())
 
-    def add(self, lam, d_h_t):
+    def add(self, lam: list, d_h_t: list) -> list:
         (line,), (d_h_t,) = lam, d_h_t
         return lam if d_h_t is None else [jnp.concatenate([line[:-1], line[-1:] + d_h_t[None]])]
 
-    def before(self, lam, d_read):
+    def before(self, lam: list, d_read: list | None) -> list:
         (line,) = lam
         line = jnp.concatenate([jnp.zeros_like(line[:1]), line[:-1]])
         if d_read is None:
@@ -132,10 +132,12 @@ class Delays:
         return [(run[0], run[-1] + 1) for run in runs]
 
 
-def _found(state, start, hs, steps: Steps, rows):
+def _found(
+    state: jax.Array, reset_state: jax.Array, hs: jax.Array, steps: Steps, rows: list[int]
+) -> jax.Array:
     """These rows of the line before each step, [T, L, …].
 
-    A step that is not valid pushes nothing, and a reset puts `start` in the place of the line.
+    A step that is not valid pushes nothing, and a reset puts `reset_state` in its place.
     """
     longest, time = state.shape[0], hs.shape[0]
     numbers = jnp.arange(time)
@@ -144,7 +146,7 @@ def _found(state, start, hs, steps: Steps, rows):
         before = jnp.cumsum(steps.valid, dtype=numbers.dtype) - steps.valid.astype(numbers.dtype)
     whole, begin, first = [state, hs], jnp.zeros_like(before), jnp.zeros_like(before)
     if steps.reset is not None:
-        whole = [state, start, hs]
+        whole = [state, reset_state, hs]
         begin = lax.cummax(jnp.where(steps.reset, before, 0))
         first = jnp.where(jnp.cumsum(steps.reset) > 0, longest, 0).astype(numbers.dtype)
     # Counted from the first row of the line as it was at the beginning, or at the last reset.

@@ -8,17 +8,17 @@ from typing import Any
 import jax
 
 from seqjax import _checks
+from seqjax._types import PyTree
 from seqjax.ops._jax import is_staged
 
 __all__ = ["compiled", "params_spec"]
 
-Tree = Any
 # Weak: what a model closes over may be large.
 _SPECS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def params_spec(model: Any) -> Tree:
+def params_spec(model: Any) -> PyTree:
     """The shapes and dtypes of a model's parameters."""
     # The default dtype of a user's own `init` depends on this.
     x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
@@ -30,7 +30,7 @@ def params_spec(model: Any) -> Tree:
     return known[x64]
 
 
-def compiled(function: Callable, model: Any, static: tuple[str, ...], operands: Tree) -> Callable:
+def compiled(function: Callable, model: Any, static: tuple[str, ...], operands: PyTree) -> Callable:
     """`function(model, …)` for these operands, compiled once if nothing around it is.
 
     JAX would compile the loops of a call outside `jit` anew each time. Inside, where an operand

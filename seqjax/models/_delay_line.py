@@ -6,19 +6,24 @@ series that is a causal convolution, in which nothing is recurrent.
 
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from seqjax import _checks
-from seqjax.engine.recurrence import Steps, cut, select
-from seqjax.ops.rows import add_bias, matmul
+from seqjax._tree import is_half, where
+from seqjax._types import PyTree
+from seqjax.engine.recurrence import Steps
+from seqjax.ops.matmul import matmul
+from seqjax.ops.shift import spread
+from seqjax.ops.zero_cotangent import zero_cotangent
 
 __all__ = ["check_delays", "extend", "read_line", "read_series"]
 
 
-def check_delays(name: str, delays, *, at_least: int) -> tuple[int, ...]:
+def check_delays(name: str, delays: Any, *, at_least: int) -> tuple[int, ...]:
     """Delays as a tuple: at least one, integers, each larger than the one before."""
     if not isinstance(delays, (tuple, list, range)):
         raise TypeError(_checks.mismatch(name, "a tuple of delays", _checks.describe(delays)))
@@ -32,25 +37,21 @@ def check_delays(name: str, delays, *, at_least: int) -> tuple[int, ...]:
     return checked
 
 
-def extend(line, xs):
-    """The line [N, I], then xs [T, I]. A batch may share the line: its gradient is a sum over it.
-
-    That sum is a bias's, in float32. What the line is added to is -0, which changes no number,
-    and made of xs, so that `vmap` knows it as a part of the batch.
-    """
-    nothing = jnp.pad(xs[:0], ((line.shape[0], 0), (0, 0)), constant_values=-0.0)
-    line = add_bias(nothing.reshape(-1), line.reshape(-1)).reshape(line.shape)
-    return jnp.concatenate([line, xs])
+def extend(line: jax.Array, xs: jax.Array) -> jax.Array:
+    """The line [N, I], then xs [T, I]. A batch may share a line: its gradient is a sum over it."""
+    return jnp.concatenate([spread(line, xs[0]) if is_half(line.dtype) else line, xs])
 
 
-def read_line(delays, kernel, line):
+def read_line(delays: tuple[int, ...], kernel: jax.Array, line: jax.Array) -> jax.Array:
     """Σ_k line(t - delays[k]) kernel[k] at one time: line [N + 1, I] ends with t itself."""
     newest = line.shape[0] - 1
     taps = jnp.concatenate([line[newest - delay] for delay in delays])
     return matmul(taps, kernel.reshape(-1, kernel.shape[-1]))
 
 
-def read_series(delays, kernel, line, xs, steps: Steps):
+def read_series(
+    delays: tuple[int, ...], kernel: jax.Array, line: jax.Array, xs: jax.Array, steps: Steps
+) -> tuple[jax.Array, jax.Array]:
     """The same for all times of a series.
 
     Args:
@@ -90,7 +91,7 @@ def read_series(delays, kernel, line, xs, steps: Steps):
     return line, us
 
 
-def _valid_first(valid, rank, series):
+def _valid_first(valid: jax.Array, rank: jax.Array, series: PyTree) -> PyTree:
     """Some series without their invalid steps, zeros at the end.
 
     Numbers are scattered, and series gathered: a differentiated scatter over a batch with explicit
@@ -101,18 +102,25 @@ def _valid_first(valid, rank, series):
     order = jnp.zeros_like(rank).at[place].set(numbers, mode="drop")
     within = numbers <= rank[-1]
 
-    def moved(a):
-        return jax.vmap(select, (0, 0, None))(within, a[order], jnp.zeros_like(a[0]))
+    def moved(a: jax.Array) -> jax.Array:
+        return jax.vmap(where, (0, 0, None))(within, a[order], jnp.zeros_like(a[0]))
 
     return jax.tree.map(moved, series)
 
 
-def _cut_before(reached, rows, numbers):
+def _cut_before(reached: jax.Array, rows: jax.Array, numbers: jax.Array) -> jax.Array:
     """No gradient goes to the rows of a line whose numbers are lower."""
-    return jnp.where((numbers < reached)[:, None], cut(rows), rows)
+    return jnp.where((numbers < reached)[:, None], zero_cotangent(rows), rows)
 
 
-def _respond(delays, kernel, line, begin, reached, time):
+def _respond(
+    delays: tuple[int, ...],
+    kernel: jax.Array,
+    line: jax.Array,
+    begin: jax.Array | None,
+    reached: jax.Array | None,
+    time: int,
+) -> jax.Array:
     """The sums of all times: by a convolution, or by one matmul with the delayed copies of a line.
 
     A convolution reads the line where it lies, but multiplies by every zero that stands between
@@ -126,13 +134,13 @@ def _respond(delays, kernel, line, begin, reached, time):
     return _gather(delays, kernel, line, begin, reached, time)
 
 
-def _grid(delays) -> tuple[int, int]:
+def _grid(delays: tuple[int, ...]) -> tuple[int, int]:
     """The step of the coarsest grid that all delays lie on, and how many points it has."""
     gap = math.gcd(*(delay - delays[0] for delay in delays)) or 1
     return gap, (delays[-1] - delays[0]) // gap + 1
 
 
-def _convolve(delays, kernel, line, time):
+def _convolve(delays: tuple[int, ...], kernel: jax.Array, line: jax.Array, time: int) -> jax.Array:
     """One convolution: what lies between the delays has zeros in its kernel."""
     first, last = delays[0], delays[-1]
     gap, count = _grid(delays)
@@ -151,11 +159,18 @@ def _convolve(delays, kernel, line, time):
     )[0]
 
 
-def _gather(delays, kernel, line, begin, reached, time):
+def _gather(
+    delays: tuple[int, ...],
+    kernel: jax.Array,
+    line: jax.Array,
+    begin: jax.Array | None,
+    reached: jax.Array | None,
+    time: int,
+) -> jax.Array:
     """One matmul; what lies before `begin` counts as zero, by a mask of its own for every delay."""
     before = line.shape[0] - time
 
-    def tap(delay):
+    def tap(delay: int) -> jax.Array:
         numbers = before - delay + jnp.arange(time)
         values = line[before - delay : before - delay + time]
         if reached is not None:

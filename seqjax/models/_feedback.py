@@ -1,11 +1,14 @@
 """What the networks with output feedback share: one hidden layer, and a layer of outputs."""
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 
 from seqjax import _checks
-from seqjax.ops.rows import matmul
+from seqjax._types import Key, PyTree
+from seqjax.ops.matmul import matmul
 
 
 class Layers(NamedTuple):
@@ -15,10 +18,16 @@ class Layers(NamedTuple):
     output: jax.Array
 
 
-def init(key, input_shape, feedback_shape, output_size, dtype):
+def init(
+    key: Key,
+    input_shape: tuple[int, ...],
+    feedback_shape: tuple[int, ...],
+    output_size: int,
+    dtype: Any,
+) -> dict[str, jax.Array]:
     """U(±1/√fan-in); the last axis of both shapes is H."""
     *fan, hidden_size = feedback_shape
-    bound = (_size(input_shape[:-1]) + _size(fan)) ** -0.5
+    bound = (math.prod(input_shape[:-1]) + math.prod(fan)) ** -0.5
     shapes = {
         "kernel": (input_shape, bound),
         "recurrent_kernel": (feedback_shape, bound),
@@ -33,20 +42,13 @@ def init(key, input_shape, feedback_shape, output_size, dtype):
     }
 
 
-def _size(shape) -> int:
-    product = 1
-    for axis in shape:
-        product *= axis
-    return product
-
-
-def layers(activation, params, hidden):
+def layers(activation: Callable, params: PyTree, hidden: jax.Array) -> Layers:
     """The output layer above a hidden pre-activation."""
     output = matmul(activation(hidden), params["output_kernel"], params["output_bias"])
     return Layers(hidden, output)
 
 
-def layers_vjp(activation, params, z, dz):
-    """∂DIV/∂(hidden pre-activation): what comes through the output layer, and dz.hidden."""
+def layers_vjp(activation: Callable, params: PyTree, z: Layers, dz: Layers) -> jax.Array:
+    """The cotangent of the hidden layer: what comes through the output layer, and dz.hidden."""
     d_activated = matmul(dz.output, params["output_kernel"].T)
     return dz.hidden + jax.vjp(activation, z.hidden)[1](d_activated)[0]

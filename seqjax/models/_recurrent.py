@@ -7,54 +7,73 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._bind import bind
-from seqjax._dtypes import cast
+from seqjax._static import call_text, static_partial
+from seqjax._tree import cast
+from seqjax._types import Key, PyTree
 from seqjax.models.cell import Cell
 
 
 def recurrent_cell(
-    name: str,
+    factory: Callable[..., Cell],
     input_size: int,
     hidden_size: int,
     *,
     gates: int,
-    adjust: Callable | None,
-    zero_state: Callable,
-    learn_initial_state: bool,
+    zero_state: Callable[[int, Any], PyTree],
+    options: dict[str, Any],
     dtype: Any,
     param_dtype: Any,
+    learn_initial_state: bool = False,
+    extra_params: Callable[[Key, dict, float], dict] | None = None,
     **functions: Callable | None,
 ) -> Cell:
     """A cell with a kernel [I, G·H], a recurrent kernel [H, G·H] and a bias [G·H].
 
-    `adjust(key, params, bound) -> params` changes the initial parameters, and
-    `zero_state(hidden_size, dtype)` makes the state of zeros.
+    Args:
+      factory: the public function that makes it, and names it.
+      input_size, hidden_size: I and H.
+      gates: G.
+      zero_state: `zero_state(hidden_size, dtype)`, the state of zeros.
+      options: those of `factory` beside sizes and dtypes, as they are shown.
+      dtype, param_dtype, learn_initial_state: of `factory`.
+      extra_params: `extra_params(key, params, bound) -> params`, on the initial parameters.
+      **functions: those of `Cell`.
     """
     input_size = _checks.size("input_size", input_size)
     hidden_size = _checks.size("hidden_size", hidden_size)
     learn = _checks.flag("learn_initial_state", learn_initial_state)
+    options = options | ({"learn_initial_state": True} if learn else {})
     dtype = _checks.float_dtype("dtype", dtype)
     param_dtype = _checks.float_dtype("param_dtype", param_dtype, default=dtype)
-    zeros = bind(zero_state, hidden_size)
+    zeros = static_partial(zero_state, hidden_size)
     return Cell(
-        init=bind(
+        init=static_partial(
             _init,
             input_size,
             hidden_size,
             gates,
-            adjust,
+            extra_params,
             zeros if learn else None,
             dtype=param_dtype,
         ),
-        initial_state=bind(_initial_state, zeros, learn, dtype=dtype),
-        input=jax.ShapeDtypeStruct((input_size,), dtype),
+        initial_state=static_partial(_initial_state, zeros, learn, dtype=dtype),
+        input_spec=jax.ShapeDtypeStruct((input_size,), dtype),
         dtype=dtype,
-        name=f"{name}({input_size}, {hidden_size})",
-        **functions,  # type: ignore[arg-type]
+        name=call_text(factory, input_size, hidden_size, **options),
+        **functions,  # type: ignore[arg-type]  # each factory passes what it names
     )
 
 
-def _init(input_size, hidden_size, gates, adjust, zeros, key, *, dtype):
+def _init(
+    input_size: int,
+    hidden_size: int,
+    gates: int,
+    extra_params: Callable | None,
+    zeros: Callable | None,
+    key: Key,
+    *,
+    dtype: Any,
+) -> dict:
     """U(±1/√H), as PyTorch; a learned h(-1) begins at zero."""
     bound = hidden_size**-0.5
     shapes = {
@@ -62,19 +81,19 @@ def _init(input_size, hidden_size, gates, adjust, zeros, key, *, dtype):
         "recurrent_kernel": (hidden_size, gates * hidden_size),
         "bias": (gates * hidden_size,),
     }
-    *keys, key_adjust = _checks.keys(key, len(shapes) + 1)
+    *keys, key_extra = _checks.keys(key, len(shapes) + 1)
     params = {
         name: jax.random.uniform(k, shape, dtype, -bound, bound)
         for k, (name, shape) in zip(keys, shapes.items(), strict=True)
     }
-    if adjust is not None:
-        params = adjust(key_adjust, params, bound)
+    if extra_params is not None:
+        params = extra_params(key_extra, params, bound)
     if zeros is not None:
         params["initial_state"] = zeros(dtype)
     return params
 
 
-def _initial_state(zeros, learn, params, *, dtype):
+def _initial_state(zeros: Callable, learn: bool, params: PyTree, *, dtype: Any) -> PyTree:
     if not learn:
         return zeros(dtype)
     if not isinstance(params, Mapping) or "initial_state" not in params:
@@ -83,5 +102,5 @@ def _initial_state(zeros, learn, params, *, dtype):
     return cast(params["initial_state"], dtype)
 
 
-def zero_vector(size: int, dtype) -> jax.Array:
+def zero_vector(size: int, dtype: Any) -> jax.Array:
     return jnp.zeros(size, dtype)

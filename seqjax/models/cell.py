@@ -8,20 +8,29 @@ from typing import Any
 import jax
 
 from seqjax import _checks
-from seqjax._dtypes import cast
-from seqjax.engine.adjoint import size_in_bytes
-from seqjax.engine.recurrence import fill, over_steps
-from seqjax.engine.unroll import Model, check_params, check_state
+from seqjax._static import with_dtypes
+from seqjax._tree import cast, size_in_bytes
+from seqjax._types import (
+    Activate,
+    ActivateVJP,
+    Init,
+    InitialState,
+    Preactivate,
+    PreactivateVJP,
+    Project,
+    PyTree,
+    Readout,
+)
+from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.model import Model, check_step
+from seqjax.engine.recurrence import Steps, fill, over_steps
 
 __all__ = ["Cell"]
-
-Tree = Any
-
 
 RULED = ("activate", "preactivate")  # the functions that may have a rule
 
 
-def _as_it_is(params, value):
+def _identity(params: PyTree, value: PyTree) -> PyTree:
     return value
 
 
@@ -48,16 +57,15 @@ class Cell(Model):
       preactivate_vjp: the rule `(params, h_prev, u, z, dz) -> dh_prev`, [∂z/∂h_prev]ᵀ dz: ∇_Z W11.
         JAX's own where None. Either rule may return None for dh_prev where no gradient goes
         that way; if both do, the backward pass has no loop.
-      input: shape and dtype of x(t), checked if given.
+      input_spec: shape and dtype of x(t), checked if given.
       dtype: what the parameters are cast to before they are used (by all but `initial_state`,
         which makes its arrays in this dtype itself); left alone if None.
-      name: how it shows in messages.
+      name: how it shows: a name, or the call that makes it.
 
     `dataclasses.replace` makes a cell with other attributes. With another `activate` or
     `preactivate` it asks for the rule as well, which is the derivative of the old one.
 
     Raises:
-      TypeError: an attribute is not as described.
       ValueError: `dataclasses.replace` was given a function without its rule.
 
     `seqjax.testing.check_cell` proves a cell of your own.
@@ -71,30 +79,30 @@ class Cell(Model):
     ...     activate_vjp=lambda z, h_prev, h, dh: (dh * (1 - jnp.tanh(z) ** 2), dh / 2),
     ...     preactivate_vjp=lambda params, h_prev, u, z, dz: sj.matmul(dz, params["kernel"].T),
     ... )
-    >>> state, ys = leaky.unroll(leaky.init(jax.random.key(0)), jnp.ones((10, 4)))
+    >>> state, ys = sj.unroll(leaky, leaky.init(jax.random.key(0)), jnp.ones((10, 4)))
     >>> ys.shape
     (10, 4)
     """
 
-    init: Callable[[jax.Array], Tree]
-    initial_state: Callable[[Tree], Tree]
-    preactivate: Callable[[Tree, Tree, Tree], Tree]
-    activate: Callable[[Tree, Tree], Tree]
-    project: Callable[[Tree, Tree], Tree] = _as_it_is
-    readout: Callable[[Tree, Tree], Tree] = _as_it_is
-    activate_vjp: Callable[[Tree, Tree, Tree, Tree], tuple[Tree, Tree]] | None = None
-    preactivate_vjp: Callable[[Tree, Tree, Tree, Tree, Tree], Tree] | None = None
-    input: jax.ShapeDtypeStruct | None = None
+    init: Init
+    initial_state: InitialState
+    preactivate: Preactivate
+    activate: Activate
+    project: Project = _identity
+    readout: Readout = _identity
+    activate_vjp: ActivateVJP | None = None
+    preactivate_vjp: PreactivateVJP | None = None
+    input_spec: jax.ShapeDtypeStruct | None = None
     dtype: Any = None
-    name: str = "a cell"
+    name: str = "cell"
     _pairs: dict | None = dataclasses.field(default=None, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("init", "initial_state", "preactivate", "activate", "project", "readout"):
             _checks.part(name, getattr(self, name))
         for name in ("activate_vjp", "preactivate_vjp"):
             _checks.part(name, getattr(self, name), optional=True)
-        _checks.spec("input", self.input)
+        _checks.spec("input_spec", self.input_spec)
         _checks.instance("name", self.name, str, "a string")
         if self.dtype is not None:
             object.__setattr__(self, "dtype", _checks.float_dtype("dtype", self.dtype))
@@ -108,31 +116,40 @@ class Cell(Model):
                 raise ValueError(_checks.mismatch(f"{name}_vjp", expected, given))
         object.__setattr__(self, "_pairs", pairs)
 
-    def __repr__(self):
-        return f"<{self.name}>"
+    def __repr__(self) -> str:
+        if not self.name.endswith(")"):
+            return f"<{self.name}>"
+        param_dtype = getattr(self.init, "keywords", {}).get("dtype")
+        return with_dtypes(self.name, self.dtype, param_dtype)
 
-    def step(self, params: Tree, state: Tree, x: Tree) -> tuple[Tree, Tree]:
+    def step(self, params: PyTree, state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
         """One time step: (h(t), y(t)) from h(t-1) and x(t), in `lax.scan` order."""
-        params, state = check_params(self, params), check_state(self, params, state)
-        x = _checks.one("x", x, self.input)
+        return self.bounded_step(lambda h: h, params, state, x)
+
+    def bounded_step(
+        self, bound: Callable[[PyTree], PyTree], params: PyTree, state: PyTree, x: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        params, state, x = check_step(self, params, state, x)
         params = self._cast(params)
         z = self.preactivate(params, state, self.project(params, x))
-        state = self.activate(z, state)
+        state = bound(self.activate(z, state))
         return state, self.readout(params, state)
 
-    def step_bytes(self, params, state, x):
-        def preactivations(params, state, x):
+    def preactivation_bytes(self, params: PyTree, state: PyTree, x: PyTree) -> int:
+        def preactivations(params: PyTree, state: PyTree, x: PyTree) -> PyTree:
             params = self._cast(params)
             return self.preactivate(params, state, self.project(params, x))
 
         return size_in_bytes(jax.eval_shape(preactivations, params, state, x))
 
-    def window(self, params, state, xs, steps, adjoint):
-        start = state if steps.reset is None else self.initial_state(params)
+    def scan(
+        self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
+    ) -> tuple[PyTree, PyTree]:
+        reset_state = state if steps.reset is None else self.initial_state(params)
         params = self._cast(params)
         u = over_steps(self.project, params, xs)
-        state, states = adjoint.recur(self, params, state, start, u, steps)
+        state, states = adjoint.scan(self, params, state, reset_state, u, steps)
         return state, over_steps(self.readout, params, fill(steps.valid, states))
 
-    def _cast(self, params):
+    def _cast(self, params: PyTree) -> PyTree:
         return params if self.dtype is None else cast(params, self.dtype)

@@ -1,102 +1,108 @@
-"""A user's own cell, given as one function of a step, with no structure to exploit."""
+"""A model from one function of a step, with no structure to exploit."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._bind import bind
-from seqjax.engine.adjoint import size_in_bytes
-from seqjax.engine.recurrence import Steps, WholeStep
-from seqjax.engine.unroll import Model, NoInitialState
+from seqjax._static import call_text, static_partial
+from seqjax._tree import size_in_bytes
+from seqjax._types import Init, InitialState, PyTree, Step
+from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.model import Model, NoInitialState
+from seqjax.engine.recurrence import StepRecurrence, Steps
 
-__all__ = ["cell"]
-
-Tree = Any
+__all__ = ["from_step"]
 
 
-def cell(
-    init: Callable,
-    step: Callable,
-    initial_state: Callable | None = None,
+def from_step(
+    init: Init,
+    step: Step,
+    initial_state: InitialState | None = None,
     *,
-    input: jax.ShapeDtypeStruct | None = None,
-) -> "OwnCell":
-    """A model out of a step function: BPTT, masks, resets and all else apply to it.
+    input_spec: jax.ShapeDtypeStruct | None = None,
+) -> "StepModel":
+    """A model from a step function, with masks, resets, chunks and truncation like any other.
 
-    It takes the time and the memory of a `lax.scan` of the step. Where `BPTT` is given a chunk or
-    a store, or within a `stack`, the recursion keeps less and takes longer: the whole step counts
-    as the pre-activation, its activation is the identity, and it is formed again for the backward
-    pass. `seqjax.Cell` with rules is faster than either.
+    It takes the time and the memory of a `lax.scan` of the step. With a `chunk` or a `store` given
+    to `BPTT`, or within a `stack`, the recursion runs instead: the whole step counts as the
+    pre-activation, its activation is the identity, and it is computed again, in parallel over a
+    chunk, for the backward pass. That takes a fraction of the memory, and less time or more, by the
+    step and the sizes. With its structure told to `seqjax.Cell`, matmuls leave the loop too.
 
     Args:
       init: `init(key) -> params`.
       step: `step(params, state, x) -> (state, y)`, pure, of any pytrees; the new state has
         the structure, shapes and dtypes of the old one. `seqjax.matmul` in it folds a batch.
       initial_state: `initial_state(params) -> state`; without it every call passes `state=`,
-        and a `reset` has nowhere to go.
-      input: shape and dtype of x(t), to be checked; any pytree goes if None.
+        and a `reset` has no state to return to.
+      input_spec: shape and dtype of x(t); unchecked if None.
 
     Returns:
-      A model.
-
-    Raises:
-      TypeError: an argument is not as described.
+      A model. `BPTT(clip=…)` bounds what flows back into the state and into y(t), each by itself:
+      in one opaque function the one is not seen to be made of the other.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> def step(decay, mean, x):
     ...     mean = decay * mean + (1 - decay) * x
     ...     return mean, x - mean
-    >>> highpass = sj.cell(lambda key: jnp.array(0.5), step, lambda decay: jnp.array(0.0))
-    >>> highpass.unroll(jnp.array(0.5), jnp.ones(3))[1].tolist()
+    >>> highpass = sj.from_step(lambda key: jnp.array(0.5), step, lambda decay: jnp.array(0.0))
+    >>> sj.unroll(highpass, jnp.array(0.5), jnp.ones(3))[1].tolist()
     [0.5, 0.25, 0.125]
     """
     _checks.part("init", init)
     _checks.part("step", step)
     _checks.part("initial_state", initial_state, optional=True)
-    _checks.spec("input", input)
-    return OwnCell(init, bind(checked_step, step), initial_state or no_initial_state, input)
+    _checks.spec("input_spec", input_spec)
+    step = static_partial(_checked_step, step)
+    return StepModel(init, step, initial_state or _no_initial_state, input_spec)
 
 
-def no_initial_state(params):
+def _no_initial_state(params: PyTree) -> PyTree:
     raise NoInitialState(
-        _checks.mismatch("state", "a state, since sj.cell was given no initial_state", "none")
+        _checks.mismatch("state", "a state, since sj.from_step was given no initial_state", "none")
     )
 
 
-def checked_step(step, params, state, x):
+def _checked_step(step: Step, params: PyTree, state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
     new, y = _checks.step_result(step(params, state, x))
     return _checks.tree("the state that step returns", new, state), y
 
 
-class Held(NamedTuple):
+class StepCarry(NamedTuple):
     """What the recursion sees as the state: an output is a part of it that is never read."""
 
-    state: Tree
-    y: Tree
+    state: PyTree
+    y: PyTree
 
 
-@dataclass(frozen=True)
-class OwnCell(Model):
-    """See `cell`."""
+@dataclass(frozen=True, repr=False)
+class StepModel(Model):
+    """See `from_step`."""
 
-    init: Callable
-    step: Callable
-    initial_state: Callable
-    input: jax.ShapeDtypeStruct | None = None
+    init: Init
+    step: Step
+    initial_state: InitialState
+    input_spec: jax.ShapeDtypeStruct | None = None
     opaque = True
 
-    def step_bytes(self, params, state, x):
+    def __repr__(self) -> str:
+        given = None if self.initial_state is _no_initial_state else self.initial_state
+        step = getattr(self.step, "args", [self.step])[0]
+        return call_text(from_step, self.init, step, initial_state=given)
+
+    def preactivation_bytes(self, params: PyTree, state: PyTree, x: PyTree) -> int:
         return size_in_bytes(jax.eval_shape(self.step, params, state, x))
 
-    def window(self, params, state, xs, steps: Steps, adjoint):
+    def scan(
+        self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
+    ) -> tuple[PyTree, PyTree]:
         x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
         y = jax.eval_shape(self.step, params, state, x)[1]
         y = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), y)
-        start = None if steps.reset is None else Held(self.initial_state(params), y)
-        whole = WholeStep(lambda params, held, x: Held(*self.step(params, held.state, x)))
-        last, states = adjoint.recur(whole, params, Held(state, y), start, xs, steps)
-        return last.state, states.y
+        reset_state = None if steps.reset is None else StepCarry(self.initial_state(params), y)
+        rec = StepRecurrence(lambda params, carry, x: StepCarry(*self.step(params, carry.state, x)))
+        last, carries = adjoint.scan(rec, params, StepCarry(state, y), reset_state, xs, steps)
+        return last.state, carries.y

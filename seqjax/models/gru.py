@@ -1,15 +1,16 @@
 """The gated recurrent unit."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
 from seqjax import _checks
+from seqjax._types import Key, PyTree
 from seqjax.models._recurrent import recurrent_cell, zero_vector
 from seqjax.models.cell import Cell
-from seqjax.ops.rows import add_bias, matmul
+from seqjax.ops.matmul import add_bias, matmul
 
 __all__ = ["gru"]
 
@@ -37,8 +38,8 @@ def gru(
     *,
     reset_after: bool = True,
     learn_initial_state: bool = False,
-    dtype=None,
-    param_dtype=None,
+    dtype: Any = None,
+    param_dtype: Any = None,
 ) -> Cell:
     """The gated recurrent unit, with PyTorch's order of the gates (r, z, n).
 
@@ -61,25 +62,23 @@ def gru(
       "recurrent_bias": [H] (b_m) if the reset comes after, drawn from U(±1/√H), and
       "initial_state": [H] if it is learned. The state is h, [H].
 
-    Raises:
-      TypeError, ValueError: an argument is not as described.
-
     References:
       Cho et al. 2014, arXiv:1406.1078; notes, section 3.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> cell = sj.gru(3, 4)
-    >>> h, ys = cell.unroll(cell.init(jax.random.key(0)), jnp.ones((10, 3)))
+    >>> h, ys = sj.unroll(cell, cell.init(jax.random.key(0)), jnp.ones((10, 3)))
     >>> h.shape, ys.shape
     ((4,), (10, 4))
     """
     functions = RESET_AFTER if _checks.flag("reset_after", reset_after) else RESET_BEFORE
     return recurrent_cell(
-        "gru",
+        gru,
         input_size,
         hidden_size,
         gates=3,
         zero_state=zero_vector,
+        options={"reset_after": reset_after},
         learn_initial_state=learn_initial_state,
         dtype=dtype,
         param_dtype=param_dtype,
@@ -88,32 +87,36 @@ def gru(
     )
 
 
-def project(params, x):
+def project(params: PyTree, x: jax.Array) -> Gates:
     return Gates(*jnp.split(matmul(x, params["kernel"], params["bias"]), 3, axis=-1))
 
 
 # Reset after the matmul.
-def add_recurrent_bias(key, params, bound):
+def add_recurrent_bias(key: Key, params: dict, bound: float) -> dict:
     bias = params["bias"]
     shape = (bias.size // 3,)
     return params | {"recurrent_bias": jax.random.uniform(key, shape, bias.dtype, -bound, bound)}
 
 
-def preactivate_after(params, h_prev, u):
+def preactivate_after(params: PyTree, h_prev: jax.Array, u: Gates) -> GatesAfter:
     r, z, m = jnp.split(matmul(h_prev, params["recurrent_kernel"]), 3, axis=-1)
     return GatesAfter(u.r + r, u.z + z, u.n, add_bias(m, params["recurrent_bias"]))
 
 
-def preactivate_after_vjp(params, h_prev, u, z, dz):
+def preactivate_after_vjp(
+    params: PyTree, h_prev: jax.Array, u: Gates, z: GatesAfter, dz: GatesAfter
+) -> jax.Array:
     return matmul(jnp.concatenate([dz.r, dz.z, dz.m], axis=-1), params["recurrent_kernel"].T)
 
 
-def activate_after(z, h_prev):
+def activate_after(z: GatesAfter, h_prev: jax.Array) -> jax.Array:
     n = jnp.tanh(z.n + sigmoid(z.r) * z.m)
     return n + sigmoid(z.z) * (h_prev - n)
 
 
-def activate_after_vjp(z, h_prev, h, dh):
+def activate_after_vjp(
+    z: GatesAfter, h_prev: jax.Array, h: jax.Array, dh: jax.Array
+) -> tuple[GatesAfter, jax.Array]:
     r, update = sigmoid(z.r), sigmoid(z.z)
     n = jnp.tanh(z.n + r * z.m)
     to_n = (1 - update) * (1 - n * n)
@@ -127,14 +130,16 @@ def activate_after_vjp(z, h_prev, h, dh):
 
 
 # Reset before the matmul: r acts inside `preactivate`, which is then not linear in h(t-1).
-def preactivate_before(params, h_prev, u):
+def preactivate_before(params: PyTree, h_prev: jax.Array, u: Gates) -> Gates:
     to_gates, to_candidate = _split_kernel(params, h_prev.size)
     r, z = jnp.split(matmul(h_prev, to_gates), 2, axis=-1)
     r = u.r + r
     return Gates(r, u.z + z, u.n + matmul(sigmoid(r) * h_prev, to_candidate))
 
 
-def preactivate_before_vjp(params, h_prev, u, z, dz):
+def preactivate_before_vjp(
+    params: PyTree, h_prev: jax.Array, u: Gates, z: Gates, dz: Gates
+) -> jax.Array:
     to_gates, to_candidate = _split_kernel(params, h_prev.size)
     r = sigmoid(z.r)
     d_gated = matmul(dz.n, to_candidate.T)
@@ -142,12 +147,14 @@ def preactivate_before_vjp(params, h_prev, u, z, dz):
     return d_gated * r + matmul(jnp.concatenate([dr, dz.z], axis=-1), to_gates.T)
 
 
-def activate_before(z, h_prev):
+def activate_before(z: Gates, h_prev: jax.Array) -> jax.Array:
     n = jnp.tanh(z.n)
     return n + sigmoid(z.z) * (h_prev - n)
 
 
-def activate_before_vjp(z, h_prev, h, dh):
+def activate_before_vjp(
+    z: Gates, h_prev: jax.Array, h: jax.Array, dh: jax.Array
+) -> tuple[Gates, jax.Array]:
     update, n = sigmoid(z.z), jnp.tanh(z.n)
     dz = Gates(
         r=jnp.zeros_like(dh),
@@ -157,19 +164,19 @@ def activate_before_vjp(z, h_prev, h, dh):
     return dz, dh * update
 
 
-def _split_kernel(params, hidden_size):
+def _split_kernel(params: PyTree, hidden_size: int) -> list[jax.Array]:
     return jnp.split(params["recurrent_kernel"], [2 * hidden_size], axis=1)
 
 
-RESET_AFTER = {
-    "adjust": add_recurrent_bias,
+RESET_AFTER: dict[str, Any] = {
+    "extra_params": add_recurrent_bias,
     "preactivate": preactivate_after,
     "preactivate_vjp": preactivate_after_vjp,
     "activate": activate_after,
     "activate_vjp": activate_after_vjp,
 }
-RESET_BEFORE = {
-    "adjust": None,
+RESET_BEFORE: dict[str, Any] = {
+    "extra_params": None,
     "preactivate": preactivate_before,
     "preactivate_vjp": preactivate_before_vjp,
     "activate": activate_before,

@@ -1,19 +1,20 @@
 """The Jordan network: its memory is a running average of its own past outputs."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import export
 
 from seqjax import _checks
-from seqjax._bind import bind
-from seqjax.engine.recurrence import cut
+from seqjax._static import call_text, static_partial
+from seqjax._types import Key, PyTree
 from seqjax.models import _feedback
 from seqjax.models.cell import Cell
 from seqjax.models.rnn import project
-from seqjax.ops.rows import matmul
+from seqjax.ops.matmul import matmul
+from seqjax.ops.zero_cotangent import zero_cotangent
 
 __all__ = ["JordanState", "jordan"]
 
@@ -36,8 +37,8 @@ def jordan(
     decay: float,
     activation: Callable = jnp.tanh,
     output_activation: Callable | None = None,
-    dtype=None,
-    param_dtype=None,
+    dtype: Any = None,
+    param_dtype: Any = None,
 ) -> Cell:
     """The Jordan network, whose memory unit averages past outputs and has nothing to learn.
 
@@ -64,15 +65,12 @@ def jordan(
       "output_kernel": [H, O], "output_bias": [O]}, drawn from U(±1/√fan-in). The state is
       JordanState(y, mean), zero at first.
 
-    Raises:
-      TypeError, ValueError: an argument is not as described.
-
     References:
       Jordan 1986, Serial order: a parallel distributed processing approach; notes, section 2.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> cell = sj.jordan(3, 8, 2, decay=0.5)
-    >>> state, ys = cell.unroll(cell.init(jax.random.key(0)), jnp.ones((10, 3)))
+    >>> state, ys = sj.unroll(cell, cell.init(jax.random.key(0)), jnp.ones((10, 3)))
     >>> ys.shape, state.mean.shape
     ((10, 2), (2,))
     """
@@ -86,49 +84,72 @@ def jordan(
     dtype = _checks.float_dtype("dtype", dtype)
     param_dtype = _checks.float_dtype("param_dtype", param_dtype, default=dtype)
     return Cell(
-        init=bind(init, input_size, hidden_size, output_size, dtype=param_dtype),
-        initial_state=bind(initial_state, output_size, dtype=dtype),
+        init=static_partial(init, input_size, hidden_size, output_size, dtype=param_dtype),
+        initial_state=static_partial(initial_state, output_size, dtype=dtype),
         project=project,
-        preactivate=bind(preactivate, activation),
+        preactivate=static_partial(preactivate, activation),
         preactivate_vjp=preactivate_vjp,
-        activate=bind(activate, decay, output_activation),
-        activate_vjp=bind(activate_vjp, decay, output_activation),
+        activate=static_partial(activate, decay, output_activation),
+        activate_vjp=static_partial(activate_vjp, decay, output_activation),
         readout=readout,
-        input=jax.ShapeDtypeStruct((input_size,), dtype),
+        input_spec=jax.ShapeDtypeStruct((input_size,), dtype),
         dtype=dtype,
-        name=f"jordan({input_size}, {hidden_size}, {output_size})",
+        name=call_text(
+            jordan,
+            input_size,
+            hidden_size,
+            output_size,
+            decay=decay,
+            activation=activation,
+            output_activation=output_activation,
+        ),
     )
 
 
-def init(input_size, hidden_size, output_size, key, *, dtype):
+def init(
+    input_size: int, hidden_size: int, output_size: int, key: Key, *, dtype: Any
+) -> dict[str, jax.Array]:
     shapes = (input_size, hidden_size), (output_size, hidden_size)
     return _feedback.init(key, *shapes, output_size, dtype)
 
 
-def initial_state(output_size, params, *, dtype):
+def initial_state(output_size: int, params: PyTree, *, dtype: Any) -> JordanState:
     return JordanState(jnp.zeros(output_size, dtype), jnp.zeros(output_size, dtype))
 
 
-def preactivate(activation, params, prev, u):
-    hidden = u + matmul(cut(prev.mean), params["recurrent_kernel"])
+def preactivate(
+    activation: Callable, params: PyTree, h_prev: JordanState, u: jax.Array
+) -> _feedback.Layers:
+    hidden = u + matmul(zero_cotangent(h_prev.mean), params["recurrent_kernel"])
     return _feedback.layers(activation, params, hidden)
 
 
-def preactivate_vjp(params, prev, u, z, dz):
+def preactivate_vjp(
+    params: PyTree, h_prev: JordanState, u: jax.Array, z: _feedback.Layers, dz: _feedback.Layers
+) -> None:
     return None
 
 
-def activate(decay, output_activation, z, prev):
+def activate(
+    decay: float, output_activation: Callable | None, z: _feedback.Layers, h_prev: JordanState
+) -> JordanState:
     y = z.output if output_activation is None else output_activation(z.output)
-    return JordanState(y, decay * cut(prev.mean) + (1 - decay) * y)
+    return JordanState(y, decay * zero_cotangent(h_prev.mean) + (1 - decay) * y)
 
 
-def activate_vjp(decay, output_activation, z, prev, new, d):
-    dy = d.y + (1 - decay) * d.mean
+def activate_vjp(
+    decay: float,
+    output_activation: Callable | None,
+    z: _feedback.Layers,
+    h_prev: JordanState,
+    h: JordanState,
+    dh: JordanState,
+) -> tuple[_feedback.Layers, None]:
+    dy = dh.y + (1 - decay) * dh.mean
     if output_activation is not None:
         dy = jax.vjp(output_activation, z.output)[1](dy)[0]
     return _feedback.Layers(jnp.zeros_like(z.hidden), dy), None
 
 
-def readout(params, state):
-    return state.y
+def readout(params: PyTree, h: JordanState) -> jax.Array:
+    return h.y

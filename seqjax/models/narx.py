@@ -9,13 +9,16 @@ import jax.numpy as jnp
 from jax import export
 
 from seqjax import _checks
-from seqjax._dtypes import cast
+from seqjax._static import call_text, with_dtypes
+from seqjax._types import Key, PyTree
+from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.history import Delays
-from seqjax.engine.unroll import Model, check_params, check_state
+from seqjax.engine.recurrence import Steps
 from seqjax.models import _feedback
 from seqjax.models._delay_line import check_delays, extend, read_line, read_series
 from seqjax.models._feedback import Layers
-from seqjax.ops.rows import add_bias, matmul
+from seqjax.models._layer import Layer
+from seqjax.ops.matmul import add_bias, matmul
 
 __all__ = ["NARXState", "narx"]
 
@@ -44,8 +47,8 @@ def narx(
     output_delays: tuple[int, ...] = (1, 2),
     activation: Callable = jnp.tanh,
     output_activation: Callable | None = None,
-    dtype=None,
-    param_dtype=None,
+    dtype: Any = None,
+    param_dtype: Any = None,
 ) -> "NARX":
     """A nonlinear autoregressive network with exogenous inputs.
 
@@ -73,9 +76,6 @@ def narx(
       "output_kernel": [H, O], "output_bias": [O]} for K and L delays, drawn from
       U(±1/√fan-in). The state is NARXState(xs, ys), zero at first.
 
-    Raises:
-      TypeError, ValueError: an argument is not as described.
-
     References:
       Notes, section 2; Lin et al. 1996, Learning long-term dependencies in NARX recurrent
       neural networks; Narendra & Parthasarathy 1990 (series-parallel and parallel models).
@@ -85,13 +85,13 @@ def narx(
     >>> params = model.init(jax.random.key(0))
     >>> xs, measured = jnp.ones((20, 1)), jnp.zeros((20, 1))
     >>> state, one_step_ahead = sj.teacher_force(model, params, xs[:12], measured[:12])
-    >>> state, free_run = model.unroll(params, xs[12:], state)
+    >>> state, free_run = sj.unroll(model, params, xs[12:], state)
     >>> one_step_ahead.shape, free_run.shape
     ((12, 1), (8, 1))
     """
     dtype = _checks.float_dtype("dtype", dtype)
     return NARX(
-        input=jax.ShapeDtypeStruct((_checks.size("input_size", input_size),), dtype),
+        input_spec=jax.ShapeDtypeStruct((_checks.size("input_size", input_size),), dtype),
         hidden_size=_checks.size("hidden_size", hidden_size),
         output_size=_checks.size("output_size", output_size),
         input_delays=check_delays("input_delays", input_delays, at_least=0),
@@ -112,90 +112,104 @@ class Feedback:
     activation: Callable
     output_activation: Callable | None
 
-    def layers(self, params, hidden):
+    def layers(self, params: PyTree, hidden: jax.Array) -> Layers:
         return _feedback.layers(self.activation, params, hidden)
 
-    def output(self, z):
+    def output(self, z: Layers) -> jax.Array:
         return z.output if self.output_activation is None else self.output_activation(z.output)
 
     @property
-    def history(self):
+    def history(self) -> Delays:
         return Delays(self.delays)
 
-    def kernel(self, params):
+    def kernel(self, params: PyTree) -> jax.Array:
         """[L · O, H], the oldest output first."""
         kernel = params["recurrent_kernel"]
         return kernel[::-1].reshape(-1, kernel.shape[-1])
 
-    def preactivate(self, params, ys, u):
+    def preactivate(self, params: PyTree, ys: jax.Array, u: jax.Array) -> Layers:
         fed = matmul(ys.reshape(-1), self.kernel(params))
         # A batch may share the line: what it brings is a bias then, with the gradient of one.
         return self.layers(params, add_bias(u, fed))
 
-    def preactivate_vjp(self, params, ys, u, z, dz):
+    def preactivate_vjp(
+        self, params: PyTree, ys: jax.Array, u: jax.Array, z: Layers, dz: Layers
+    ) -> jax.Array:
         d_hidden = _feedback.layers_vjp(self.activation, params, z, dz)
         return matmul(d_hidden, self.kernel(params).T).reshape(ys.shape)
 
-    def activate(self, z, ys):
+    def activate(self, z: Layers, ys: jax.Array) -> jax.Array:
         return self.output(z)
 
-    def activate_vjp(self, z, ys, y, dy):
+    def activate_vjp(
+        self, z: Layers, ys: jax.Array, y: jax.Array, dy: jax.Array
+    ) -> tuple[Layers, None]:
         if self.output_activation is not None:
             dy = jax.vjp(self.output_activation, z.output)[1](dy)[0]
         return Layers(jnp.zeros_like(z.hidden), dy), None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class NARX(Model):
+class NARX(Layer):
     """See `narx`."""
 
-    input: jax.ShapeDtypeStruct
     hidden_size: int
-    output_size: int
     input_delays: tuple[int, ...]
     feedback: Feedback
-    param_dtype: Any
 
-    def __repr__(self):
-        return (
-            f"<narx({self.input.shape[0]}, {self.hidden_size}, {self.output_size}, "
-            f"input_delays={self.input_delays}, output_delays={self.feedback.delays})>"
-        )
+    def __repr__(self) -> str:
+        sizes = self.input_size, self.hidden_size, self.output_size
+        options = {
+            "input_delays": self.input_delays,
+            "output_delays": self.feedback.delays,
+            "activation": self.feedback.activation,
+            "output_activation": self.feedback.output_activation,
+        }
+        return with_dtypes(call_text(narx, *sizes, **options), self.dtype, self.param_dtype)
 
-    def init(self, key):
-        inputs = (len(self.input_delays), *self.input.shape, self.hidden_size)
+    def init(self, key: Key) -> dict[str, jax.Array]:
+        inputs = (len(self.input_delays), self.input_size, self.hidden_size)
         outputs = (len(self.feedback.delays), self.output_size, self.hidden_size)
         return _feedback.init(key, inputs, outputs, self.output_size, self.param_dtype)
 
-    def initial_state(self, params):
-        zeros = lambda *shape: jnp.zeros(shape, self.input.dtype)
+    def initial_state(self, params: PyTree) -> NARXState:
+        zeros = lambda *shape: jnp.zeros(shape, self.dtype)
         return NARXState(
-            zeros(self.input_delays[-1], *self.input.shape),
+            zeros(self.input_delays[-1], self.input_size),
             zeros(self.feedback.delays[-1], self.output_size),
         )
 
-    def step(self, params, state, x):
-        params, state = check_params(self, params), check_state(self, params, state)
-        x = _checks.one("x", x, self.input)
-        params = cast(params, self.input.dtype)
+    def step_cast(
+        self, params: PyTree, state: NARXState, x: jax.Array
+    ) -> tuple[NARXState, jax.Array]:
         line = extend(state.xs, x[None])
         u = add_bias(read_line(self.input_delays, params["kernel"], line), params["bias"])
         history = self.feedback.history
         y = self.feedback.output(self.feedback.preactivate(params, history.read(state.ys), u))
         return NARXState(line[1:], history.push(state.ys, y)), y
 
-    def step_bytes(self, params, state, x):
-        return (self.hidden_size + self.output_size) * self.input.dtype.itemsize
+    def bounded_step(
+        self, bound: Callable[[PyTree], PyTree], params: PyTree, state: NARXState, x: PyTree
+    ) -> tuple[NARXState, jax.Array]:
+        state, _ = self.step(params, state, x)
+        ys = bound(state.ys)
+        return state._replace(ys=ys), self.feedback.history.newest(ys)
 
-    def window(self, params, state, xs, steps, adjoint):
-        params = cast(params, self.input.dtype)
+    def preactivation_bytes(self, params: PyTree, state: PyTree, x: PyTree) -> int:
+        return (self.hidden_size + self.output_size) * self.dtype.itemsize
+
+    def scan_cast(
+        self, params: PyTree, state: NARXState, xs: jax.Array, steps: Steps, adjoint: Adjoint
+    ) -> tuple[NARXState, jax.Array]:
         line, u = self.read_inputs(params, state, xs, steps)
-        start = None if steps.reset is None else jnp.zeros_like(state.ys)
-        feedback = self.feedback
-        last, ys = adjoint.recur(feedback, params, state.ys, start, u, steps, feedback.history)
+        reset_state = None if steps.reset is None else jnp.zeros_like(state.ys)
+        history = self.feedback.history
+        last, ys = adjoint.scan(self.feedback, params, state.ys, reset_state, u, steps, history)
         return NARXState(line, last), ys
 
-    def read_inputs(self, params, state, xs, steps):
+    def read_inputs(
+        self, params: PyTree, state: NARXState, xs: jax.Array, steps: Steps
+    ) -> tuple[jax.Array, jax.Array]:
         """The line of inputs after a series, and what they bring to the hidden layer."""
         line, us = read_series(self.input_delays, params["kernel"], state.xs, xs, steps)
         return line, add_bias(us, params["bias"])

@@ -1,5 +1,6 @@
 """A NARX model in open loop, on measured outputs, and what lies between open and closed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,32 +8,35 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._dtypes import cast
-from seqjax.engine.unroll import Model, check_params, check_state, unroll
+from seqjax._tree import cast
+from seqjax._types import Key, PyTree
+from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.model import Model, check_params, check_state
+from seqjax.engine.recurrence import Steps
+from seqjax.engine.unroll import unroll
 from seqjax.models._delay_line import read_series
+from seqjax.models._feedback import Layers
 from seqjax.models.narx import NARX, Feedback, NARXState
 
 __all__ = ["teacher_force", "warm_start"]
 
-Tree = Any
-
 
 def teacher_force(
     model: NARX,
-    params: Tree,
+    params: PyTree,
     xs: jax.Array,
     measured_ys: jax.Array,
     state: NARXState | None = None,
     *,
     forced: jax.Array | None = None,
-    **options,
+    **options: Any,
 ) -> tuple[NARXState, jax.Array]:
     """Runs a NARX model in open loop: what is fed back is measured, so each y is one step ahead.
 
     Nothing is recurrent then: all time steps are computed in parallel, forward and backward.
-    With `forced`, only some steps are fed back as measured, and the others as put out: for a
-    record with gaps, or scheduled sampling by `forced=jax.random.bernoulli(key, p, (T,))`. That
-    is a recurrence again, differentiated through the outputs that were fed back.
+    With `forced`, only some steps are fed back as measured, and the others as the model outputs
+    them: for a record with gaps, or scheduled sampling by `forced=jax.random.bernoulli(key, p,
+    (T,))`. That is a recurrence again, differentiated through the outputs that were fed back.
 
     Args:
       model: from `sj.narx`.
@@ -40,16 +44,14 @@ def teacher_force(
       xs: [T, I].
       measured_ys: [T, O]. The output at t is fed back after t: y(t) is predicted from those before.
       state: both delay lines before the series; zero if None. See `warm_start`.
-      forced: bool [T]; where False, y(t) is fed back as the model puts it out, and
+      forced: bool [T]; where False, the model's own y(t) is fed back, and
         measured_ys(t) is not read (it may be NaN). True everywhere if None.
-      **options: length, mask, reset, reverse and adjoint, as for `sj.unroll`.
+      **options: length, mask, reset, reverse and adjoint, as for `sj.unroll`. With `forced`,
+        `BPTT(clip=…)` bounds what flows into y(t) and into what is fed back, each by itself.
 
     Returns:
       (state, ys): the state after the last step, from which `unroll` can run on freely, and the
       predictions, [T, O].
-
-    Raises:
-      TypeError, ValueError: an argument is not as described.
 
     References:
       Notes, section 2; Williams & Zipser 1989 (teacher forcing); Bengio et al. 2015,
@@ -60,13 +62,13 @@ def teacher_force(
     >>> params, xs, measured = model.init(jax.random.key(0)), jnp.ones((9, 1)), jnp.zeros((9, 1))
     >>> never = jnp.zeros(9, bool)
     >>> mixed = sj.teacher_force(model, params, xs, measured, forced=never)[1]
-    >>> bool(jnp.allclose(mixed, model.unroll(params, xs)[1]))
+    >>> bool(jnp.allclose(mixed, sj.unroll(model, params, xs)[1]))
     True
     """
     _checks.instance("model", model, NARX, "a model from sj.narx")
-    xs, time = _checks.series("xs", xs, model.input)
+    xs, time = _checks.series("xs", xs, model.input_spec)
     shape = (time, model.output_size)
-    measured = _checks.array("measured_ys", measured_ys, shape, model.input.dtype)
+    measured = _checks.array("measured_ys", measured_ys, shape, model.input_spec.dtype)
     params, state = check_params(model, params), check_state(model, params, state)
     if forced is None:
         return unroll(OpenLoop(model), params, (xs, measured), state, **options)
@@ -97,9 +99,9 @@ def warm_start(model: NARX, xs: jax.Array, measured_ys: jax.Array) -> NARXState:
     ([[4.0]], [[30.0], [40.0]])
     """
     _checks.instance("model", model, NARX, "a model from sj.narx")
-    xs, time = _checks.series("xs", xs, model.input)
+    xs, time = _checks.series("xs", xs, model.input_spec)
     shape = (time, model.output_size)
-    measured = _checks.array("measured_ys", measured_ys, shape, model.input.dtype)
+    measured = _checks.array("measured_ys", measured_ys, shape, model.input_spec.dtype)
     inputs, outputs = model.input_delays[-1], model.feedback.delays[-1]
     if time < max(inputs, outputs):
         expected = f"a history of at least {max(inputs, outputs)} steps"
@@ -112,19 +114,26 @@ class OpenLoop(Model):
     """A NARX model whose x(t) is (x(t), the measured y(t))."""
 
     model: NARX
-    input = None
+    input_spec = None
 
-    def init(self, key):
+    def init(self, key: Key) -> PyTree:
         return self.model.init(key)
 
-    def initial_state(self, params):
+    def initial_state(self, params: PyTree) -> NARXState:
         return self.model.initial_state(params)
 
-    def step(self, params, state, inputs):
-        return MixedLoop(self.model).step(params, state, (*inputs, True))
+    def step(self, params: PyTree, state: NARXState, x: Any) -> tuple[NARXState, jax.Array]:
+        return MixedLoop(self.model).step(params, state, (*x, True))
 
-    def window(self, params, state, xs, steps, adjoint):
-        params, feedback = cast(params, self.model.input.dtype), self.model.feedback
+    def bounded_step(
+        self, bound: Callable[[PyTree], PyTree], params: PyTree, state: NARXState, x: Any
+    ) -> tuple[NARXState, jax.Array]:
+        return self.step(params, state, x)  # nothing is recurrent
+
+    def scan(
+        self, params: PyTree, state: NARXState, xs: Any, steps: Steps, adjoint: Adjoint
+    ) -> tuple[NARXState, jax.Array]:
+        params, feedback = cast(params, self.model.dtype), self.model.feedback
         xs, measured = xs
         x_line, us = self.model.read_inputs(params, state, xs, steps)
         kernel = params["recurrent_kernel"]
@@ -137,24 +146,32 @@ class OpenLoop(Model):
 class MixedLoop(OpenLoop):
     """A NARX model whose x(t) is (x(t), the measured y(t), whether that is fed back)."""
 
-    def step(self, params, state, inputs):
-        x, measured, forced = inputs
+    def step(self, params: PyTree, state: NARXState, x: Any) -> tuple[NARXState, jax.Array]:
+        x, measured, forced = x
         state, y = self.model.step(params, state, x)
         fed = jnp.where(forced, measured, y)
         return state._replace(ys=jnp.concatenate([state.ys[:-1], fed[None]])), y
 
-    def step_bytes(self, params, state, inputs):
-        return self.model.step_bytes(params, state, inputs[0])
+    def bounded_step(
+        self, bound: Callable[[PyTree], PyTree], params: PyTree, state: NARXState, x: Any
+    ) -> tuple[NARXState, jax.Array]:
+        state, y = self.step(params, state, x)
+        return state._replace(ys=bound(state.ys)), bound(y)
 
-    def window(self, params, state, xs, steps, adjoint):
-        params, feedback = cast(params, self.model.input.dtype), self.model.feedback
+    def preactivation_bytes(self, params: PyTree, state: PyTree, x: Any) -> int:
+        return self.model.preactivation_bytes(params, state, x[0])
+
+    def scan(
+        self, params: PyTree, state: NARXState, xs: Any, steps: Steps, adjoint: Adjoint
+    ) -> tuple[NARXState, jax.Array]:
+        params, feedback = cast(params, self.model.dtype), self.model.feedback
         xs, measured, forced = xs
         x_line, us = self.model.read_inputs(params, state, xs, steps)
         ys = _beside(state.ys, jnp.zeros_like(state.ys))
-        start = None if steps.reset is None else jnp.zeros_like(ys)
+        reset_state = None if steps.reset is None else jnp.zeros_like(ys)
         us = us, measured, forced
         rec, history = MixedFeedback(feedback), feedback.history
-        ys, rows = adjoint.recur(rec, params, ys, start, us, steps, history)
+        ys, rows = adjoint.scan(rec, params, ys, reset_state, us, steps, history)
         return NARXState(x_line, _fed(ys)), rows[:, self.model.output_size :]
 
 
@@ -165,19 +182,21 @@ class MixedFeedback:
     feedback: Feedback
     preactivate_vjp = activate_vjp = None
 
-    def preactivate(self, params, rows, inputs):
-        u, measured, forced = inputs
+    def preactivate(
+        self, params: PyTree, rows: jax.Array, u: Any
+    ) -> tuple[Layers, jax.Array, jax.Array]:
+        u, measured, forced = u
         return self.feedback.preactivate(params, _fed(rows), u), measured, forced
 
-    def activate(self, z, rows):
-        z, measured, forced = z
-        y = self.feedback.output(z)
+    def activate(self, z: tuple[Layers, jax.Array, jax.Array], rows: jax.Array) -> jax.Array:
+        layers, measured, forced = z
+        y = self.feedback.output(layers)
         return _beside(jnp.where(forced, measured, y), y)
 
 
-def _beside(fed, y):
+def _beside(fed: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.concatenate([fed, y], axis=-1)
 
 
-def _fed(rows):
+def _fed(rows: jax.Array) -> jax.Array:
     return rows[:, : rows.shape[1] // 2]

@@ -1,13 +1,17 @@
 """The state-space RNN of the notes (Elman's architecture, trained by full BPTT)."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._bind import bind
+from seqjax._static import static_partial
+from seqjax._types import ActivateVJP, PyTree
 from seqjax.models._recurrent import recurrent_cell, zero_vector
 from seqjax.models.cell import Cell
-from seqjax.ops.rows import matmul
+from seqjax.ops.matmul import matmul
 
 __all__ = ["rnn"]
 
@@ -16,10 +20,10 @@ def rnn(
     input_size: int,
     hidden_size: int,
     *,
-    activation=jnp.tanh,
+    activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
     learn_initial_state: bool = False,
-    dtype=None,
-    param_dtype=None,
+    dtype: Any = None,
+    param_dtype: Any = None,
 ) -> Cell:
     """The simple recurrent network: h(t) = f(W1 x(t) + W11 h(t-1) + b), y(t) = h(t).
 
@@ -35,67 +39,72 @@ def rnn(
       A cell with params {"kernel": [I, H], "recurrent_kernel": [H, H], "bias": [H]}, drawn
       from U(±1/√H), and "initial_state": [H] if it is learned. The state is h, [H].
 
-    Raises:
-      TypeError, ValueError: an argument is not as described.
-
     References:
       Notes, sections 3 and 4; Elman 1990, Finding structure in time.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> cell = sj.rnn(3, 4, activation=jax.nn.relu)
-    >>> h, ys = cell.unroll(cell.init(jax.random.key(0)), jnp.ones((10, 3)))
+    >>> h, ys = sj.unroll(cell, cell.init(jax.random.key(0)), jnp.ones((10, 3)))
     >>> h.shape, ys.shape
     ((4,), (10, 4))
     """
     _checks.part("activation", activation)
     return recurrent_cell(
-        "rnn",
+        rnn,
         input_size,
         hidden_size,
         gates=1,
-        adjust=None,
         zero_state=zero_vector,
+        options={"activation": activation},
         learn_initial_state=learn_initial_state,
         dtype=dtype,
         param_dtype=param_dtype,
         project=project,
         preactivate=preactivate,
         preactivate_vjp=preactivate_vjp,
-        activate=bind(activate, activation),
+        activate=static_partial(activate, activation),
         activate_vjp=activation_rule(activation),
     )
 
 
-def project(params, x):
+def project(params: PyTree, x: jax.Array) -> jax.Array:
     return matmul(x, params["kernel"], params["bias"])
 
 
-def preactivate(params, h_prev, u):
+def preactivate(params: PyTree, h_prev: jax.Array, u: jax.Array) -> jax.Array:
     return u + matmul(h_prev, params["recurrent_kernel"])
 
 
-def preactivate_vjp(params, h_prev, u, z, dz):
+def preactivate_vjp(
+    params: PyTree, h_prev: jax.Array, u: jax.Array, z: jax.Array, dz: jax.Array
+) -> jax.Array:
     return matmul(dz, params["recurrent_kernel"].T)
 
 
-def activate(activation, z, h_prev):
+def activate(activation: Callable, z: jax.Array, h_prev: jax.Array) -> jax.Array:
     return activation(z)
 
 
-def activation_rule(activation):
+def activation_rule(activation: Callable) -> ActivateVJP:
     """∇_Z = ∇_h f'(Z): by hand where f' is known, by JAX for any other f."""
     return {jnp.tanh: tanh_vjp, jax.nn.tanh: tanh_vjp, jax.nn.relu: relu_vjp}.get(
-        activation, bind(other_vjp, activation)
+        activation, static_partial(other_vjp, activation)
     )
 
 
-def tanh_vjp(z, h_prev, h, dh):
+def tanh_vjp(
+    z: jax.Array, h_prev: jax.Array, h: jax.Array, dh: jax.Array
+) -> tuple[jax.Array, None]:
     return dh * (1 - h * h), None
 
 
-def relu_vjp(z, h_prev, h, dh):
+def relu_vjp(
+    z: jax.Array, h_prev: jax.Array, h: jax.Array, dh: jax.Array
+) -> tuple[jax.Array, None]:
     return jnp.where(h > 0, dh, 0), None
 
 
-def other_vjp(activation, z, h_prev, h, dh):
+def other_vjp(
+    activation: Callable, z: jax.Array, h_prev: jax.Array, h: jax.Array, dh: jax.Array
+) -> tuple[jax.Array, None]:
     return jax.vjp(activation, z)[1](dh)[0], None

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._dtypes import cast
-from seqjax.engine.recurrence import over_steps
-from seqjax.engine.unroll import Model, check_params, check_state
+from seqjax._static import call_text, with_dtypes
+from seqjax._types import Key, PyTree
+from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.recurrence import Steps, over_steps
 from seqjax.models._delay_line import check_delays, extend, read_line, read_series
-from seqjax.ops.rows import add_bias
+from seqjax.models._layer import Layer
+from seqjax.ops.matmul import add_bias
 
 __all__ = ["tdnn"]
 
@@ -24,8 +26,8 @@ def tdnn(
     *,
     delays: tuple[int, ...] = (0, 1, 2),
     activation: Callable | None = None,
-    dtype=None,
-    param_dtype=None,
+    dtype: Any = None,
+    param_dtype: Any = None,
 ) -> "TDNN":
     """A layer of a time-delay neural network: y(t) = f(Σ_k x(t - delays[k]) W_k + b).
 
@@ -45,9 +47,6 @@ def tdnn(
       A model with params {"kernel": [K, I, O], "bias": [O]} for K delays, drawn from
       U(±1/√(K I)). The state is the delay line, [N, I], the oldest x first, zero at first.
 
-    Raises:
-      TypeError, ValueError: an argument is not as described.
-
     References:
       Notes, section 1; Waibel et al. 1989; Bai et al. 2018, arXiv:1803.01271 (TCN).
 
@@ -57,58 +56,57 @@ def tdnn(
     >>> model = sj.stack(*layers, sj.dense(8, 1))
     >>> model.receptive_field
     8
-    >>> model.unroll(model.init(jax.random.key(0)), jnp.ones((10, 1)))[1].shape
+    >>> sj.unroll(model, model.init(jax.random.key(0)), jnp.ones((10, 1)))[1].shape
     (10, 1)
     """
     dtype = _checks.float_dtype("dtype", dtype)
     return TDNN(
-        jax.ShapeDtypeStruct((_checks.size("input_size", input_size),), dtype),
-        _checks.size("output_size", output_size),
-        check_delays("delays", delays, at_least=0),
-        _checks.part("activation", activation, optional=True),
-        _checks.float_dtype("param_dtype", param_dtype, default=dtype),
+        input_spec=jax.ShapeDtypeStruct((_checks.size("input_size", input_size),), dtype),
+        output_size=_checks.size("output_size", output_size),
+        delays=check_delays("delays", delays, at_least=0),
+        activation=_checks.part("activation", activation, optional=True),
+        param_dtype=_checks.float_dtype("param_dtype", param_dtype, default=dtype),
     )
 
 
-@dataclass(frozen=True, repr=False)
-class TDNN(Model):
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TDNN(Layer):
     """See `tdnn`."""
 
-    input: jax.ShapeDtypeStruct
-    output_size: int
     delays: tuple[int, ...]
     activation: Callable | None
-    param_dtype: Any
 
-    def __repr__(self):
-        return f"<tdnn({self.input.shape[0]}, {self.output_size}, delays={self.delays})>"
+    def __repr__(self) -> str:
+        options = {"delays": self.delays, "activation": self.activation}
+        call = call_text(tdnn, self.input_size, self.output_size, **options)
+        return with_dtypes(call, self.dtype, self.param_dtype)
 
     @property
-    def receptive_field(self):  # type: ignore[override]
+    def receptive_field(self) -> int:  # type: ignore[override]  # a constant of most kinds
         return self.delays[-1] + 1
 
-    def init(self, key):
-        kernel = (len(self.delays), *self.input.shape, self.output_size)
+    def init(self, key: Key) -> dict[str, jax.Array]:
+        kernel = (len(self.delays), self.input_size, self.output_size)
         bound = math.prod(kernel[:2]) ** -0.5
         draw = lambda k, *shape: jax.random.uniform(k, shape, self.param_dtype, -bound, bound)
         kernel_key, bias_key = _checks.keys(key, 2)
         return {"kernel": draw(kernel_key, *kernel), "bias": draw(bias_key, self.output_size)}
 
-    def initial_state(self, params):
-        return jnp.zeros((self.delays[-1], *self.input.shape), self.input.dtype)
+    def initial_state(self, params: PyTree) -> jax.Array:
+        return jnp.zeros((self.delays[-1], self.input_size), self.dtype)
 
-    def step(self, params, state, x):
-        params, state = check_params(self, params), check_state(self, params, state)
-        x = _checks.one("x", x, self.input)
-        params = cast(params, self.input.dtype)
+    def step_cast(
+        self, params: PyTree, state: jax.Array, x: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         line = extend(state, x[None])
         return line[1:], self._activate(params, read_line(self.delays, params["kernel"], line))
 
-    def window(self, params, state, xs, steps, adjoint):
-        params = cast(params, self.input.dtype)
+    def scan_cast(
+        self, params: PyTree, state: jax.Array, xs: jax.Array, steps: Steps, adjoint: Adjoint
+    ) -> tuple[jax.Array, jax.Array]:
         state, us = read_series(self.delays, params["kernel"], state, xs, steps)
         return state, over_steps(self._activate, params, us)
 
-    def _activate(self, params, u):
+    def _activate(self, params: PyTree, u: jax.Array) -> jax.Array:
         z = add_bias(u, params["bias"])
         return z if self.activation is None else self.activation(z)

@@ -9,20 +9,19 @@ from typing import Any
 import jax
 from jax.custom_derivatives import SymbolicZero
 
+from seqjax._types import PyTree
 from seqjax.ops._jax import Primitive, ad, batching, mlir
 
 __all__ = ["reverse_mode_only"]
 
-Tree = Any
-
 
 @jax.custom_jvp
-def reverse_mode_only(tree: Tree) -> Tree:
+def reverse_mode_only(tree: PyTree) -> PyTree:
     """The identity; a TypeError where forward mode asks for the value of its tangent."""
     return tree
 
 
-def _jvp(primals, tangents):
+def _jvp(primals: tuple, tangents: tuple) -> tuple:
     known = lambda t: isinstance(t, SymbolicZero) or t.dtype == jax.dtypes.float0
     return primals[0], jax.tree.map(lambda t: t if known(t) else _tangent.bind(t), tangents[0])
 
@@ -30,7 +29,7 @@ def _jvp(primals, tangents):
 reverse_mode_only.defjvp(_jvp, symbolic_zeros=True)
 
 
-def _refuse(*_, **__):
+def _refuse(*_: Any, **__: Any) -> Any:
     raise TypeError(
         "adjoint: BPTT has no forward-mode derivative (jvp, jacfwd, linearize); "
         "pass adjoint=sj.Autodiff()"

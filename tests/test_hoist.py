@@ -7,14 +7,14 @@ import pytest
 from cases import scans
 
 import seqjax as sj
-from seqjax.ops.stage import stage
+from seqjax.ops.hoist import hoist
 
 
-def hoist(function, params, *example):
+def rest_of(function, params, *example):
     """`function(params, …)` as a function of the rest: what depends on `params` alone is done."""
-    staged = stage(lambda params, _, *args: function(params, *args), params, (), *example)
-    once = staged.once(staged.closed_over, params)
-    return lambda *args: staged.rest(once, [], *args)
+    hoisted = hoist(lambda params, _, *args: function(params, *args), params, (), *example)
+    once = hoisted.once(hoisted.closed_over, params)
+    return lambda *args: hoisted.rest(once, [], *args)
 
 
 def cell_with(of_kernel):
@@ -33,7 +33,7 @@ def test_work_on_parameters_is_not_in_the_loop(adjoint):
     params, xs = cell.init(jax.random.key(0)), jnp.ones((50, 4))
 
     def outputs(params):
-        return cell.unroll(params, xs, adjoint=adjoint)[1]
+        return sj.unroll(cell, params, xs, adjoint=adjoint)[1]
 
     def loops(function):
         program = jax.make_jaxpr(function)(params)
@@ -55,7 +55,7 @@ def test_the_backward_loop_multiplies_by_a_kernel_transposed_before_it():
     params, xs = cell.init(jax.random.key(0)), jnp.ones((64, 8, 24))
 
     def loss(params):
-        return jnp.sum(jax.vmap(lambda xs: cell.unroll(params, xs)[1])(xs))
+        return jnp.sum(jax.vmap(lambda xs: sj.unroll(cell, params, xs)[1])(xs))
 
     text = jax.jit(jax.grad(loss)).lower(params).compile().as_text()
     in_loops = [line for line in text.splitlines() if " dot(" in line and "/while/body" in line]
@@ -67,7 +67,7 @@ def test_a_constant_is_left_where_it_is():
     def function(params, x):
         return jnp.zeros((100, 100)).sum() + params * x
 
-    remaining = jax.make_jaxpr(hoist(function, jnp.array(2.0), jnp.array(1.0)))(jnp.array(3.0))
+    remaining = jax.make_jaxpr(rest_of(function, jnp.array(2.0), jnp.array(1.0)))(jnp.array(3.0))
     assert "broadcast_in_dim" in str(remaining)
     assert [const.shape for const in remaining.consts] == [()]
 
@@ -77,7 +77,7 @@ def test_effects_stay_in_the_loop():
         jax.debug.callback(lambda value: None, params)
         return params + x
 
-    remaining = jax.make_jaxpr(hoist(function, jnp.array(2.0), jnp.array(1.0)))(jnp.array(3.0))
+    remaining = jax.make_jaxpr(rest_of(function, jnp.array(2.0), jnp.array(1.0)))(jnp.array(3.0))
     assert "debug_callback" in str(remaining)
 
 
@@ -90,41 +90,43 @@ def test_what_is_known_of_a_step_is_computed_for_all_steps_in_parallel():
         return lam * factor, unused * 0 + known
 
     params, known, lam = jnp.array(0.3), jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
-    staged = stage(function, params, known[0], lam[0])
-    once = staged.once(staged.closed_over, params)
-    of_steps = jax.vmap(staged.at_step, (None, 0))(once, known)
+    hoisted = hoist(function, params, known[0], lam[0])
+    once = hoisted.once(hoisted.closed_over, params)
+    of_steps = jax.vmap(hoisted.per_step, (None, 0))(once, known)
     loop = str(
-        jax.make_jaxpr(lambda at, lam: staged.rest(once, at, lam))([a[0] for a in of_steps], lam[0])
+        jax.make_jaxpr(lambda at, lam: hoisted.rest(once, at, lam))(
+            [a[0] for a in of_steps], lam[0]
+        )
     )
     assert len(once) == 1
     assert "sinh" not in loop
     assert "cosh" not in loop
-    ours = jax.vmap(staged.rest, (None, 0, 0))(once, of_steps, lam)
+    ours = jax.vmap(hoisted.rest, (None, 0, 0))(once, of_steps, lam)
     theirs = jax.vmap(function, (None, 0, 0))(params, known, lam)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-14)
 
 
 def test_a_rule_that_is_not_linear_is_computed_as_it_stands():
-    staged = stage(lambda p, z, lam: jnp.clip(lam * z, -1, 1), (), jnp.array(2.0), jnp.array(0.0))
-    at = staged.at_step(staged.once([], ()), jnp.array(2.0))
-    assert [float(staged.rest([], at, jnp.array(x))) for x in (0.25, 3.0)] == [0.5, 1.0]
+    hoisted = hoist(lambda p, z, lam: jnp.clip(lam * z, -1, 1), (), jnp.array(2.0), jnp.array(0.0))
+    at = hoisted.per_step(hoisted.once([], ()), jnp.array(2.0))
+    assert [float(hoisted.rest([], at, jnp.array(x))) for x in (0.25, 3.0)] == [0.5, 1.0]
 
 
 def test_an_array_from_outside_is_no_parameter():
     outside, params, x = jnp.arange(3.0), jnp.full(3, 5.0), jnp.full(3, 0.5)
-    result = hoist(lambda params, x: (params - outside) * x, params, x)(x)
+    result = rest_of(lambda params, x: (params - outside) * x, params, x)(x)
     assert result.tolist() == [2.5, 2.0, 1.5]
 
 
 def test_a_result_may_be_nothing_or_a_parameter_or_a_number():
     params = {"a": jnp.arange(3.0), "b": (jnp.array(2.0),)}
-    assert hoist(lambda params, x: None, params, jnp.ones(3))(jnp.ones(3)) is None
+    assert rest_of(lambda params, x: None, params, jnp.ones(3))(jnp.ones(3)) is None
 
     def function(params, x):
         return params["a"], {"x": x}, params["b"][0] * 3, 1.5
 
-    a, x, six, number = hoist(function, params, jnp.ones(3))(jnp.full(3, 7.0))
+    a, x, six, number = rest_of(function, params, jnp.ones(3))(jnp.full(3, 7.0))
     np.testing.assert_array_equal(a, params["a"])
     np.testing.assert_array_equal(x["x"], 7.0)
     assert (float(six), float(number)) == (6.0, 1.5)
@@ -138,7 +140,7 @@ def test_weights_made_of_other_weights_have_their_gradients():
 
     def gradient(adjoint):
         def loss(params):
-            ys = jax.vmap(lambda xs: cell.unroll(params, xs, adjoint=adjoint)[1])(xs)
+            ys = jax.vmap(lambda xs: sj.unroll(cell, params, xs, adjoint=adjoint)[1])(xs)
             return jnp.sum(jnp.sin(ys))
 
         return jax.jit(jax.grad(loss))(params)["kernel"]

@@ -11,23 +11,22 @@ computed as it stands, be it linear or not.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
+from seqjax._types import PyTree
 from seqjax.ops._jax import CALLBACKS, Literal, Primitive, eval_jaxpr, part_of, skipping
 
-__all__ = ["Staged", "stage"]
-
-Tree = Any
+__all__ = ["Hoisted", "hoist"]
 
 
-class Staged(NamedTuple):
+class Hoisted(NamedTuple):
     """A function in three parts, and what it closes over.
 
     Attributes:
       once: `once(closed_over, params) -> values`.
-      at_step: `at_step(values, known) -> values of this step`, without effects; for `vmap`.
+      per_step: `per_step(values, known) -> values of this step`, without effects; for `vmap`.
       rest: `rest(values, values of this step, *args) -> result`.
       closed_over: the arrays that the function closes over: to be handed to `once`, which makes
         them arguments like any other. A `custom_vjp` cannot close over what is differentiated.
@@ -35,17 +34,21 @@ class Staged(NamedTuple):
       skipped: whether an operation was taken for the identity.
     """
 
-    once: Callable[[list, Tree], list]
-    at_step: Callable[[list, Tree], list]
-    rest: Callable[..., Tree]
+    once: Callable[[list, PyTree], list]
+    per_step: Callable[[list, PyTree], list]
+    rest: Callable[..., PyTree]
     closed_over: list
-    result: Tree
+    result: PyTree
     skipped: bool
 
 
-def stage(
-    function: Callable, params: Tree, known: Tree, *args: Tree, without: Primitive | None = None
-) -> Staged:
+def hoist(
+    function: Callable,
+    params: PyTree,
+    known: PyTree,
+    *args: PyTree,
+    without: Primitive | None = None,
+) -> Hoisted:
     """Sorts the equations of `function(params, known, *args)`.
 
     Args:
@@ -57,9 +60,9 @@ def stage(
 
     >>> import jax.numpy as jnp
     >>> kernel = jnp.array([[1.0, 2.0], [0.0, 1.0]])
-    >>> staged = stage(lambda kernel, _, d: d @ kernel.T, kernel, (), jnp.zeros(2))
-    >>> transposed = staged.once(staged.closed_over, kernel)
-    >>> staged.rest(transposed, [], jnp.array([1.0, 1.0])).tolist()
+    >>> hoisted = hoist(lambda kernel, _, d: d @ kernel.T, kernel, (), jnp.zeros(2))
+    >>> transposed = hoisted.once(hoisted.closed_over, kernel)
+    >>> hoisted.rest(transposed, [], jnp.array([1.0, 1.0])).tolist()
     [3.0, 1.0]
     """
     # Traced anew each time, as the body of a loop is: JAX would keep the trace of `function`, and
@@ -99,14 +102,14 @@ def stage(
     )
     structure = jax.tree.structure(result)
 
-    def once(closed_over, params):
+    def once(closed_over: list, params: PyTree) -> list:
         return eval_jaxpr(run_once, (), *closed_over, *jax.tree.leaves(params))
 
-    def at_step(values, known):
+    def per_step(values: list, known: PyTree) -> list:
         return eval_jaxpr(run_step, (), *values, *jax.tree.leaves(known))
 
-    def rest(values, of_step, *args):
+    def rest(values: list, of_step: list, *args: PyTree) -> PyTree:
         results = eval_jaxpr(run_rest, (), *values, *of_step, *jax.tree.leaves(args))
         return jax.tree.unflatten(structure, results)
 
-    return Staged(once, at_step, rest, list(closed.consts), result, jaxpr is not closed.jaxpr)
+    return Hoisted(once, per_step, rest, list(closed.consts), result, jaxpr is not closed.jaxpr)

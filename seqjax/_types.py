@@ -1,0 +1,82 @@
+"""The types in seqjax's signatures: pytrees, random keys, and one protocol per cell function."""
+
+from typing import Any, Protocol, TypeAlias
+
+import jax
+
+__all__ = [
+    "Activate",
+    "ActivateVJP",
+    "Init",
+    "InitialState",
+    "Key",
+    "Preactivate",
+    "PreactivateVJP",
+    "Project",
+    "PyTree",
+    "Readout",
+    "Step",
+]
+
+# JAX has no type of its own for these: any nesting of containers with arrays as leaves.
+PyTree: TypeAlias = Any
+# A scalar of a key dtype (`jax.random.key`), or the words of an old one (`jax.random.PRNGKey`).
+Key: TypeAlias = jax.Array
+
+
+class Init(Protocol):
+    """Makes the parameters."""
+
+    def __call__(self, key: Key, /) -> PyTree: ...
+
+
+class InitialState(Protocol):
+    """Makes h(-1)."""
+
+    def __call__(self, params: PyTree, /) -> PyTree: ...
+
+
+class Step(Protocol):
+    """One time step, in the order of `lax.scan`: (h(t), y(t))."""
+
+    def __call__(self, params: PyTree, state: PyTree, x: PyTree, /) -> tuple[PyTree, PyTree]: ...
+
+
+class Project(Protocol):
+    """u(t), from the input alone."""
+
+    def __call__(self, params: PyTree, x: PyTree, /) -> PyTree: ...
+
+
+class Preactivate(Protocol):
+    """z(t), from h(t-1) and u(t)."""
+
+    def __call__(self, params: PyTree, h_prev: PyTree, u: PyTree, /) -> PyTree: ...
+
+
+class Activate(Protocol):
+    """h(t), from z(t) and h(t-1)."""
+
+    def __call__(self, z: PyTree, h_prev: PyTree, /) -> PyTree: ...
+
+
+class Readout(Protocol):
+    """y(t), from h(t)."""
+
+    def __call__(self, params: PyTree, h: PyTree, /) -> PyTree: ...
+
+
+class ActivateVJP(Protocol):
+    """(dz, dh_prev), from dh."""
+
+    def __call__(
+        self, z: PyTree, h_prev: PyTree, h: PyTree, dh: PyTree, /
+    ) -> tuple[PyTree, PyTree]: ...
+
+
+class PreactivateVJP(Protocol):
+    """dh_prev, from dz."""
+
+    def __call__(
+        self, params: PyTree, h_prev: PyTree, u: PyTree, z: PyTree, dz: PyTree, /
+    ) -> PyTree: ...

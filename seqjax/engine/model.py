@@ -1,0 +1,169 @@
+"""Model: what every model of seqjax can do, and the checks of what it is given."""
+
+import abc
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax import _checks, _pickling
+from seqjax._static import in_dtype
+from seqjax._tree import cast
+from seqjax._types import Init, InitialState, PyTree, Step
+from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.per_model import params_spec
+from seqjax.engine.recurrence import Steps
+
+__all__ = ["Model", "NoInitialState", "check_params", "check_state", "check_step"]
+
+
+class NoInitialState(ValueError):
+    """What `initial_state` raises for a model that has none: the caller must pass a state."""
+
+
+class Model(abc.ABC):
+    """What every model of seqjax can do; `seqjax.unroll` runs it over a series.
+
+    A model is a frozen record: equal arguments make equal, hashable models, and it passes
+    through `jit`, `vmap` and `grad` as a static value.
+
+    A kind of your own is a frozen dataclass that inherits from this class, with `input_spec`,
+    `init`, `initial_state` and `step` as fields or methods, and `scan`; one that wraps models
+    names them in `parts`, and hands their `receptive_field` and `causal` on.
+
+    Attributes:
+      input_spec: shape and dtype of one x(t), or None where any pytree will do.
+      init: `init(key) -> params`.
+      initial_state: `initial_state(params) -> state`, h(-1).
+      step: `step(params, state, x) -> (state, y)`: one time step, for streaming.
+      parts: the models that this one is made of, by name.
+      receptive_field: how many steps, t and those before it, y(t) depends on: `math.inf` for
+        an infinite response (notes, section 2).
+      causal: whether y(t) depends on no input after t; if not, `scan` is given the whole series.
+      opaque: whether a step is one function, in which the recursion finds nothing to do at once.
+    """
+
+    input_spec: jax.ShapeDtypeStruct | None
+    init: Init
+    initial_state: InitialState
+    step: Step
+    parts: Mapping[str, "Model"] = MappingProxyType({})
+    receptive_field: float = math.inf
+    causal: bool = True
+    opaque: bool = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        jax.tree_util.register_static(cls)
+
+    # A model cannot change: a copy would only be traced anew.
+    def __copy__(self) -> "Model":
+        return self
+
+    def __deepcopy__(self, memo: dict) -> "Model":
+        return self
+
+    def __reduce__(self) -> tuple:
+        return _pickling.loads, (type(self), _pickling.dumps(vars(self)))
+
+    @abc.abstractmethod
+    def scan(
+        self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
+    ) -> tuple[PyTree, PyTree]:
+        """`unroll` over T ≥ 1 steps that were checked: a window of a series, or all of it."""
+
+    @property
+    def output_spec(self) -> PyTree:
+        """Shape and dtype of one y(t); None where `input_spec` is."""
+        if self.input_spec is None:
+            return None
+        params = params_spec(self)
+        state = jax.eval_shape(self.initial_state, params)
+        return jax.eval_shape(self.step, params, state, self.input_spec)[1]
+
+    def bounded_step(
+        self, bound: Callable[[PyTree], PyTree], params: PyTree, state: PyTree, x: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """`step` with `bound`, the identity to its value, at what has a λ(t) of its own: h(t).
+
+        Here that is the state and y(t), each by itself: in one opaque function the one is not
+        seen to be made of the other. A kind of model that knows y(t) as a function of h(t) makes it
+        of the bounded one.
+        """
+        return bound(self.step(params, state, x))
+
+    def preactivation_bytes(self, params: PyTree, state: PyTree, x: PyTree) -> int:
+        """The size of what one step hands to the recursion; 0 if nothing is recurrent."""
+        return 0
+
+    def astype(self, dtype: Any) -> "Model":
+        """The same model with parameters, inputs and states of another floating dtype.
+
+        Casts those fields of a dataclass that are models, shapes (`jax.ShapeDtypeStruct`) or
+        floating dtypes (`numpy.dtype`), and what the functions in the fields `init` and
+        `initial_state` return; a kind of model with other ones defines it anew.
+
+        Raises:
+          TypeError: not a floating dtype; or the model has no field of these kinds.
+        """
+        dtype = _checks.float_dtype("dtype", dtype)
+        fields: tuple = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
+        old = {field.name: getattr(self, field.name) for field in fields if field.init}
+        kinds = (Model, jax.ShapeDtypeStruct, np.dtype)
+        makers = {name: old.pop(name) for name in ("init", "initial_state") if name in old}
+        parts = jax.tree.leaves(old, is_leaf=_is_model)
+        if not makers and not any(isinstance(part, kinds) for part in parts):
+            raise TypeError(
+                f"astype: {type(self).__name__} has no field that is a model, a shape or a dtype; "
+                "define astype(self, dtype)"
+            )
+        new = jax.tree.map(lambda part: _part_astype(part, dtype), old, is_leaf=_is_model)
+        new |= {name: in_dtype(function, dtype) for name, function in makers.items()}
+        return dataclasses.replace(self, **new)  # type: ignore[type-var]  # a dataclass: see above
+
+
+def _is_model(part: Any) -> bool:
+    return isinstance(part, Model)
+
+
+def _part_astype(part: Any, dtype: Any) -> Any:
+    if isinstance(part, Model):
+        return part.astype(dtype)
+    if isinstance(part, jax.ShapeDtypeStruct):
+        return cast(part, dtype)
+    return dtype if isinstance(part, np.dtype) and jnp.issubdtype(part, jnp.floating) else part
+
+
+def check_params(model: Model, params: PyTree) -> PyTree:
+    """`params`, having the structure, shapes and dtypes of `model.init(key)`."""
+    _checks.hashable("model", model, "make it a frozen dataclass of hashable fields")
+    return _checks.tree("params", params, params_spec(model))
+
+
+def check_state(model: Model, params: PyTree, state: PyTree) -> PyTree:
+    """`state`, having the structure, shapes and dtypes of the initial one; that one if None."""
+
+    def initial_state(params: PyTree) -> PyTree:
+        returned = "the state that initial_state returns"
+        return _checks.arrays(returned, model.initial_state(params))
+
+    if state is None:
+        return initial_state(params)
+    try:
+        spec = jax.eval_shape(initial_state, params)
+    except NoInitialState:  # nothing to hold it against
+        return _checks.arrays("state", state)
+    return _checks.tree("state", state, spec)
+
+
+def check_step(
+    model: Model, params: PyTree, state: PyTree, x: PyTree
+) -> tuple[PyTree, PyTree, PyTree]:
+    """The three arguments of `model.step`."""
+    params, state = check_params(model, params), check_state(model, params, state)
+    return params, state, _checks.one("x", x, model.input_spec)

@@ -1,0 +1,91 @@
+"""A plain `lax.scan` of steps, for JAX to differentiate."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from seqjax._tree import is_half, where, wide_dtype
+from seqjax._types import PyTree, Step
+from seqjax.engine.recurrence import Steps, harmless, spread_half_vectors, vary_with
+from seqjax.ops.zero_cotangent import zero_cotangent
+
+__all__ = ["clip_cotangent", "clipped", "one_by_one", "plain_scan", "widened"]
+
+
+def plain_scan(
+    step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]],
+    state: PyTree,
+    reset_state: PyTree,
+    inputs: PyTree,
+    steps: Steps,
+) -> tuple[PyTree, PyTree]:
+    """A `lax.scan` of `step(state, inputs at t) -> (state, y)`, for JAX to differentiate."""
+    state, reset_state = vary_with((state, reset_state), (inputs, steps))
+    reset_state, narrow = widened(reset_state)
+
+    def body(h_prev: PyTree, at_t: Any) -> tuple[PyTree, PyTree]:
+        inputs_t, (valid_t, reset_t, cut_t) = at_t
+        if cut_t is not None:
+            h_prev = where(cut_t, zero_cotangent(h_prev), h_prev)
+        entering = where(reset_t, narrow(reset_state), h_prev)
+        if valid_t is None:
+            return step(entering, inputs_t)
+        # Zero times an infinite derivative would be NaN.
+        h_t, y_t = step(where(valid_t, entering, jax.tree.map(harmless, entering)), inputs_t)
+        return where(valid_t, h_t, entering), y_t
+
+    return lax.scan(body, state, (inputs, steps))
+
+
+def one_by_one(step: Step, params: PyTree) -> Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]:
+    """`step(params, state, x)` as a function of state and x, for `plain_scan`.
+
+    Gradients of parameters in half precision are summed over time and batch in float32.
+    """
+    wide, narrow = widened(params)
+
+    def at(state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
+        return step(spread_half_vectors(narrow(wide), x), state, x)
+
+    return at
+
+
+def widened(tree: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+    """What a loop reads at every step, in float32 if it has half of that, and the way back.
+
+    Its gradient is a sum over the steps, which JAX forms in the dtype of what the loop reads.
+    """
+
+    def wide(a: jax.Array) -> jax.Array:
+        return a.astype(wide_dtype(a.dtype)) if is_half(a.dtype) else a
+
+    def narrow(wide: PyTree) -> PyTree:
+        return jax.tree.map(lambda w, a: w.astype(a.dtype) if is_half(a.dtype) else w, wide, tree)
+
+    return jax.tree.map(wide, tree), narrow
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def clip_cotangent(bound: float, tree: PyTree) -> PyTree:
+    """The identity, whose cotangent is clipped."""
+    return tree
+
+
+def _clip_cotangent_bwd(bound: float, _: None, cotangent: PyTree) -> tuple[PyTree]:
+    clip = lambda c: c if c.dtype == jax.dtypes.float0 else clipped(c, bound)
+    return (jax.tree.map(clip, cotangent),)
+
+
+clip_cotangent.defvjp(lambda bound, tree: (tree, None), _clip_cotangent_bwd)
+
+
+def clipped(lam: jax.Array, bound: float) -> jax.Array:
+    """With elements of `bound` at most; complex ones by their modulus."""
+    if not jnp.iscomplexobj(lam):
+        return jnp.clip(lam, -bound, bound)
+    size = jnp.abs(lam)
+    return lam * jnp.where(size > bound, bound / jnp.maximum(size, bound), 1).astype(lam.dtype)

@@ -1,0 +1,57 @@
+"""The chunk and the store of `BPTT` by size: what `adjoint=sj.BPTT()` resolves to."""
+
+from typing import Literal, get_args
+
+import jax
+
+from seqjax._types import PyTree
+from seqjax.ops._jax import mapped_size
+
+__all__ = ["STORES", "Store", "batch_size", "divisor", "schedule"]
+
+Store = Literal["states", "preactivations", "chunk_starts"]
+STORES = get_args(Store)
+
+
+def schedule(
+    steps: int, preactivation_bytes: int, state_bytes: int, backend: str
+) -> tuple[int | None, Store]:
+    """(chunk, store) for pre-activations and states of these sizes a step, of a whole batch.
+
+    On a CPU chunks of 2 MB fit the cache: larger buffers are fetched from memory, and mapped
+    afresh by the allocator at every call. A series that is not much larger is one chunk; but
+    where a step has more pre-activations than state (gates), and the series is long enough, a
+    quarter of it, so that what only a chunk needs is little beside what all steps keep. To form
+    pre-activations again costs a matmul, to store them memory traffic: only where a step is tiny
+    is the matmul cheaper. Measured in benchmarks/schedule.py. Elsewhere there is no such cache,
+    and every chunk is one more launch.
+    """
+    store: Store = "states" if preactivation_bytes <= 512 else "preactivations"
+    if backend != "cpu" or not isinstance(steps, int) or preactivation_bytes == 0:
+        return None, store  # a symbolic number of steps, in `jax.export`, cannot be divided
+    about = max(8, 2_000_000 // preactivation_bytes)
+    if steps * preactivation_bytes <= 6_500_000:
+        if preactivation_bytes <= state_bytes:
+            return None, store
+        about = max(128, steps // 4)
+    if about >= steps:
+        return None, store
+    return divisor(steps, about, about * 3 // 2) or about, store
+
+
+def divisor(steps: int, about: int, most: int) -> int | None:
+    """The divisor of `steps` nearest to `about`, more than half of it and at most `most`.
+
+    With no steps left over, every chunk is alike, and none is padded.
+    """
+    fits = [n for n in range(about // 2 + 1, most + 1) if steps % n == 0]
+    return min(fits, key=lambda n: abs(n - about), default=None)
+
+
+def batch_size(tree: PyTree) -> int:
+    """How many series `jax.vmap` has put beside each other here, as far as can be seen.
+
+    The axes that it maps do not show in a shape, but on the tracers that stand for the arrays.
+    A `jit` between `vmap` and here hides them; the choice made of them is one of speed alone.
+    """
+    return max((mapped_size(leaf) for leaf in jax.tree.leaves(tree)), default=1)

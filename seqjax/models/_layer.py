@@ -1,0 +1,62 @@
+"""What the layers whose parameters are one kernel per delay share: sizes, dtypes, checks."""
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from seqjax._tree import cast
+from seqjax._types import PyTree
+from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.model import Model, check_step
+from seqjax.engine.recurrence import Steps
+
+__all__ = ["Layer"]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Layer(Model):
+    """A model from vectors to vectors; `step_cast` and `scan_cast` see parameters in its dtype."""
+
+    input_spec: jax.ShapeDtypeStruct
+    output_size: int
+    param_dtype: Any
+
+    @property
+    def dtype(self) -> Any:
+        return self.input_spec.dtype
+
+    @property
+    def input_size(self) -> int:
+        return self.input_spec.shape[0]
+
+    @property
+    def output_spec(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((self.output_size,), self.dtype)
+
+    def step(self, params: PyTree, state: PyTree, x: jax.Array) -> tuple[PyTree, jax.Array]:
+        """One time step: (state, y(t)) from the state and x(t), in `lax.scan` order."""
+        params, state, x = check_step(self, params, state, x)
+        return self.step_cast(cast(params, self.dtype), state, x)
+
+    def bounded_step(
+        self, bound: Callable[[PyTree], PyTree], params: PyTree, state: PyTree, x: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        return self.step(params, state, x)  # nothing is recurrent
+
+    def scan(
+        self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
+    ) -> tuple[PyTree, PyTree]:
+        return self.scan_cast(cast(params, self.dtype), state, xs, steps, adjoint)
+
+    @abc.abstractmethod
+    def step_cast(self, params: PyTree, state: PyTree, x: jax.Array) -> tuple[PyTree, jax.Array]:
+        """`step`, of what was checked."""
+
+    @abc.abstractmethod
+    def scan_cast(
+        self, params: PyTree, state: PyTree, xs: jax.Array, steps: Steps, adjoint: Adjoint
+    ) -> tuple[PyTree, jax.Array]:
+        """See `Model.scan`."""

@@ -1,0 +1,44 @@
+"""The identity with a derivative of zero: where no gradient crosses a step."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax._tree import is_inexact
+from seqjax._types import PyTree
+from seqjax.ops._jax import Primitive, ad, batching, mlir, zero_tangent
+
+__all__ = ["PRIMITIVE", "zero_cotangent"]
+
+PRIMITIVE = Primitive("zero_cotangent")
+
+
+def zero_cotangent(value: PyTree, *, again: bool = False) -> PyTree:
+    """The identity, with a derivative of zero.
+
+    Not `lax.stop_gradient`: that would cut the derivative of a *gradient* too, and second
+    order would silently be wrong.
+
+    Args:
+      value: a pytree.
+      again: whether the result may be cut a second time. Its derivative is then a zero that
+        counts as one, for what has none is cut in the next order.
+    """
+    return jax.tree.map(lambda a: PRIMITIVE.bind(a, again=again) if is_inexact(a) else a, value)
+
+
+def _batch(operands: Any, axes: Any, again: bool) -> Any:
+    return PRIMITIVE.bind(*operands, again=again), axes[0]
+
+
+def _jvp(primals: Any, tangents: Any, again: bool) -> Any:
+    (a,) = primals  # itself, not cut once more: whoever differentiates this sees the identity
+    return a, jnp.zeros_like(a) if again else zero_tangent(a)
+
+
+PRIMITIVE.def_impl(lambda a, again: a)
+PRIMITIVE.def_abstract_eval(lambda a, again: a)
+mlir.register_lowering(PRIMITIVE, lambda ctx, a, again: [a])
+batching.primitive_batchers[PRIMITIVE] = _batch
+ad.primitive_jvps[PRIMITIVE] = _jvp
