@@ -35,7 +35,9 @@ def size(name: str, value: Any, *, at_least: int = 1) -> int:
     return int(value)
 
 
-def number(name: str, value: Any, *, above: float | None = None, at_least: float | None = None):
+def number(
+    name: str, value: Any, *, above: float | None = None, at_least: float | None = None
+) -> float:
     """A finite real number known now (not traced)."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(mismatch(name, "a number", describe(value)))
@@ -137,13 +139,16 @@ def arrays(name: str, value: PyTree) -> PyTree:
     )
 
 
+A_KEY = "a JAX random key such as jax.random.key(0)"
+
+
 def key(name: str, value: Any) -> Any:
     """One random key: a typed one, or the words of an old one."""
     if not isinstance(value, ARRAYS):
-        raise TypeError(mismatch(name, "a JAX random key", describe(value)))
+        raise TypeError(mismatch(name, A_KEY, describe(value)))
     rank = 0 if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else 1
     if value.ndim < rank or (rank == 1 and value.dtype != np.uint32):
-        raise TypeError(mismatch(name, "a JAX random key", describe(value)))
+        raise TypeError(mismatch(name, A_KEY, describe(value)))
     if value.ndim > rank:
         raise ValueError(mismatch(name, "one JAX random key", describe(value) + BATCHED))
     return value
@@ -159,13 +164,14 @@ def array(name: str, value: Any, shape: tuple, dtype: Any) -> Any:
     value = as_array(name, value)
     expected = f"{dtype_name(dtype)}[{', '.join(map(str, shape))}]"
 
-    def fits(given):
+    def fits(given: tuple) -> bool:
         return len(given) == len(shape) and all(
             isinstance(want, str) or want == got for want, got in zip(shape, given, strict=True)
         )
 
     if not fits(value.shape):
-        batched = BATCHED if fits(value.shape[1:]) else ""
+        # "The state that …": what a function returned, and nothing that the caller could batch.
+        batched = BATCHED if fits(value.shape[1:]) and not name.startswith("the ") else ""
         raise ValueError(mismatch(name, expected, describe(value) + batched))
     if value.dtype != dtype:
         raise TypeError(
@@ -190,6 +196,15 @@ def tree(name: str, value: PyTree, spec: PyTree) -> PyTree:
         value,
         spec,
     )
+
+
+def traceable(name: str, value: PyTree) -> None:
+    """A pytree of what `jax.jit` takes: arrays and Python numbers."""
+    known = (*ARRAYS, bool, int, float, complex)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+        if not (isinstance(leaf, known) or hasattr(leaf, "__jax_array__")):
+            given = describe_non_array(leaf)
+            raise TypeError(mismatch(name + jax.tree_util.keystr(path), "an array", given))
 
 
 def pair(name: str, value: Any, expected: str) -> tuple[Any, Any]:

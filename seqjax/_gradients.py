@@ -1,5 +1,6 @@
 """Comparison of two gradients, of any pytrees and any inexact dtypes."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -33,10 +34,10 @@ TOLERANCES = {
 }
 
 
-def normal(spec: PyTree, rng, *leading: int) -> PyTree:
+def normal(spec: PyTree, rng: np.random.Generator, *leading: int) -> PyTree:
     """Normal random numbers for inexact leaves, zeros and ones for integers; zeros for others."""
 
-    def draw(leaf):
+    def draw(leaf: Any) -> jax.Array:
         shape = (*leading, *leaf.shape)
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             parts = rng.standard_normal((2, *shape))
@@ -51,7 +52,7 @@ def normal(spec: PyTree, rng, *leading: int) -> PyTree:
 
 
 def check_differences(
-    case: str, f, at: tuple, hand: tuple, names: tuple, tolerance: Tolerance
+    case: str, f: Callable, at: tuple, hand: tuple, names: tuple, tolerance: Tolerance
 ) -> None:
     """Central differences: along one random direction in all leaves, by chex; if that fails,
     leaf by leaf, to name the one that is off.
@@ -61,7 +62,7 @@ def check_differences(
     _, eps, atol, rtol = tolerance
 
     @jax.jit
-    def of_inexact(*values):
+    def of_inexact(*values: jax.Array) -> jax.Array:
         changed = dict(zip(places, values, strict=True))
         return f(
             *jax.tree.unflatten(structure, [changed.get(n, leaf) for n, leaf in enumerate(leaves)])
@@ -91,7 +92,7 @@ def check_differences(
             ours = float(jnp.real(jnp.sum(jax.tree.leaves(hand)[number] * direction)))
             if not abs(ours - slope) <= atol + rtol * abs(slope):
                 leaf = names[path[0].idx] + jax.tree_util.keystr(path[1:])
-                off.append(f"d {leaf}: by hand {ours:.6g}, differences {slope:.6g}")
+                off.append(f"d {leaf}: BPTT {ours:.6g}, differences {slope:.6g}")
         message = f"BPTT against finite differences, {case}: {'; '.join(off) or error}"
         raise AssertionError(clip(message, LIMIT)) from error
 

@@ -52,9 +52,10 @@ def describe(value: Any) -> str:
 
 def describe_non_array(value: Any) -> str:
     """What came in place of an array, and how to make one of it if it holds numbers."""
-    numbers = isinstance(value, (list, tuple, bool, int, float, complex))
+    if isinstance(value, (list, tuple, bool, int, float, complex)):
+        return f"{describe(value)}; np.asarray makes an array of it"
     foreign = any(_attribute(value, name) is not None for name in ("dtype", "__array__"))
-    hint = "; np.asarray makes an array of it" if numbers or foreign else ""
+    hint = "; convert it to a NumPy array" if foreign and not isinstance(value, ARRAYS) else ""
     return describe(value) + hint
 
 
@@ -71,7 +72,8 @@ def dtype_name(dtype: Any) -> str:
 def difference(name: str, spec: PyTree, value: PyTree) -> tuple[str, str, str]:
     """Where two pytrees of different structure first differ: the parts of a `mismatch`."""
     (path, want, got), *others = _differences(name, spec, value)
-    told = f"; {len(others)} more places differ" if others else ""
+    more = len(others)
+    told = f"; {more} more difference{'s' if more > 1 else ''}" if more else ""
     return path, describe(want), _describe_beside(want, got) + told
 
 
@@ -84,7 +86,7 @@ def _differences(path: str, spec: PyTree, value: PyTree) -> Iterator[tuple[str, 
             yield from _differences(path + jax.tree_util.keystr(key), want, got)
 
 
-def _children(tree: PyTree):
+def _children(tree: PyTree) -> tuple[list, Any]:
     """A pytree, flattened by one level."""
     return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)
 
@@ -98,6 +100,8 @@ def _describe_beside(want: PyTree, got: PyTree) -> str:
     if jax.tree_util.all_leaves([want]):
         return describe_non_array(got)
     given = describe(got)
+    if isinstance(want, tuple) and type(got) is list and type(want) is tuple:
+        return f"{given}; tuple makes one of it"
     return given if given != describe(want) else f"{given} with other static contents"
 
 

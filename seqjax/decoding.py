@@ -1,6 +1,7 @@
 """Sampling: drawing symbols from logits, and generating them autoregressively."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from seqjax import _checks
-from seqjax._types import PyTree
+from seqjax._types import Key, PyTree
 from seqjax.engine.model import Model, check_params, check_state
 from seqjax.engine.per_model import compiled
 from seqjax.engine.unroll import unroll
@@ -148,18 +149,30 @@ def generate(
 
 
 def _generate(
-    model, params, prompt, defined, key, state, temperature, top_p, *, length, top_k, encode
-):
-    def to_input(symbol):
+    model: Model,
+    params: PyTree,
+    prompt: jax.Array,
+    defined: bool | jax.Array,
+    key: Key,
+    state: PyTree,
+    temperature: float | jax.Array,
+    top_p: float | jax.Array | None,
+    *,
+    length: int,
+    top_k: int | None,
+    encode: Callable[[jax.Array], PyTree] | None,
+) -> tuple[PyTree, jax.Array]:
+    def to_input(symbol: jax.Array) -> PyTree:
         if encode is not None:
-            return encode(symbol)
+            return _checks.one("the x that encode returns", encode(symbol), model.input_spec)
+        assert model.input_spec is not None  # see `_one_hot_symbols`
         return jax.nn.one_hot(symbol, model.input_spec.shape[0], dtype=model.input_spec.dtype)
 
-    def draw(key, logits, defined):
+    def draw(key: Key, logits: jax.Array, defined: bool | jax.Array) -> jax.Array:
         symbol = sample(key, logits, temperature=temperature, top_k=top_k, top_p=top_p)
         return jnp.where(defined, symbol, UNDEFINED)
 
-    def write(carry, key):
+    def write(carry: Any, key: Key) -> tuple[Any, jax.Array]:
         state, symbol = carry
         state, logits = model.step(params, state, to_input(symbol))
         symbol = draw(key, logits, symbol != UNDEFINED)
@@ -172,12 +185,12 @@ def _generate(
     return state, jnp.concatenate([first[None], rest])
 
 
-def _random_key(value):
+def _random_key(value: Any) -> Key:
     """One typed key; an array of key data is wrapped, as JAX does."""
-    expected = "a JAX random key such as jax.random.key(0)"
+    expected = _checks.A_KEY
     if not isinstance(value, _checks.ARRAYS):
         raise TypeError(_checks.mismatch("key", expected, _checks.describe(value)))
-    typed = value
+    typed: Any = value
     if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         try:
             typed = jax.random.wrap_key_data(jnp.asarray(value))
@@ -189,7 +202,7 @@ def _random_key(value):
     return typed
 
 
-def _options(temperature, top_k, top_p):
+def _options(temperature: Any, top_k: Any, top_p: Any) -> tuple[Any, Any, bool | jax.Array]:
     """Temperature and top_p, and whether they are in range, which is an array if traced."""
     if top_k is not None:
         _checks.size("top_k", top_k)
@@ -204,13 +217,14 @@ def _options(temperature, top_k, top_p):
         if isinstance(top_p, jax.core.Tracer):
             defined = defined & (top_p > 0) & (top_p <= 1)
         else:
-            top_p = max(_checks.number("top_p", top_p, above=0), TINY)
-            if top_p > 1:
+            top_p = _checks.number("top_p", top_p)
+            if not 0 < top_p <= 1:
                 raise ValueError(_checks.mismatch("top_p", "a probability in (0, 1]", top_p))
+            top_p = max(top_p, TINY)
     return temperature, top_p, defined
 
 
-def _scalar(name, value):
+def _scalar(name: str, value: Any) -> Any:
     """A scalar array that is known as a number, one that is traced as a float."""
     if not isinstance(value, _checks.ARRAYS):
         return value
@@ -223,7 +237,7 @@ def _scalar(name, value):
     return jnp.asarray(value, jnp.result_type(float)) if traced else value.item()
 
 
-def _symbols(prompt, symbols: range):
+def _symbols(prompt: Any, symbols: range) -> tuple[jax.Array, bool | jax.Array]:
     """The prompt as int32, and whether its symbols are among these, an array if traced."""
     array = _checks.as_array("prompt", prompt)
     if array.ndim != 1 or not array.size:
@@ -239,11 +253,12 @@ def _symbols(prompt, symbols: range):
     least, most = int(known.min()), int(known.max())
     if least not in symbols or most not in symbols:
         expected = f"symbols in [{symbols.start}, {symbols.stop})"
-        raise ValueError(_checks.mismatch("prompt", expected, f"{least} to {most}"))
+        given = str(least) if least == most else f"{least} to {most}"
+        raise ValueError(_checks.mismatch("prompt", expected, given))
     return jnp.asarray(known.astype(np.int32)), True
 
 
-def _one_hot_symbols(model):
+def _one_hot_symbols(model: Model) -> range:
     """The symbols that have a one-hot vector."""
     spec = model.input_spec
     if spec is None or len(spec.shape) != 1:

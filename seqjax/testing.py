@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.random import Generator
 
 from seqjax import _checks
 from seqjax._gradients import (
@@ -20,7 +21,7 @@ from seqjax._gradients import (
 from seqjax._messages import LIMIT, clip
 from seqjax._tree import at_step, cast, is_inexact
 from seqjax._types import PyTree
-from seqjax.engine.adjoint import BPTT, Autodiff
+from seqjax.engine.adjoint import BPTT, Adjoint, Autodiff
 from seqjax.engine.model import Model
 from seqjax.engine.schedule import STORES
 from seqjax.engine.unroll import unroll
@@ -30,7 +31,9 @@ from seqjax.ops._jax import uses
 __all__ = ["check_cell"]
 
 
-def check_cell(model: Model, x: PyTree = None, *, draws: int = 4, steps: int = 6, seed: int = 0):
+def check_cell(
+    model: Model, x: PyTree = None, *, draws: int = 4, steps: int = 6, seed: int = 0
+) -> None:
     """Checks the gradients of a cell, or of any other model; in float64 if it can run in it.
 
     First every hand-written rule is held against `jax.vjp` at each time step of a random
@@ -39,7 +42,8 @@ def check_cell(model: Model, x: PyTree = None, *, draws: int = 4, steps: int = 6
     initial state: `BPTT` against `Autodiff`, and against central finite differences (but for
     `elman` and `jordan`, whose gradient is cut by definition).
 
-    A model that insists on float32 (its functions call a built-in cell's `step`, say) is proved
+    Built-in models, whatever their dtype, are checked in float64 by their `astype`. A model that
+    insists on float32 (its functions call a built-in cell's `step`, say) is checked
     as it is, within wider tolerances, and a warning says so.
 
     Args:
@@ -115,29 +119,31 @@ def _cells(model: Model, x: PyTree, name: str = "") -> Iterator[tuple[Cell, str,
         yield model, name, x
 
 
-def _disturbed(tree: PyTree, scale: float, rng, *leading: int) -> PyTree:
+def _disturbed(tree: PyTree, scale: float, rng: Generator, *leading: int) -> PyTree:
     """The tree plus noise, with leading axes, so that no zero in it hides anything."""
 
-    def disturb(leaf):
+    def disturb(leaf: jax.Array) -> jax.Array:
         leaf = jnp.broadcast_to(leaf, (*leading, *leaf.shape))
         return leaf + scale * normal(leaf, rng) if is_inexact(leaf) else leaf
 
     return jax.tree.map(disturb, tree)
 
 
-def _cotangent(primal: PyTree, rng) -> PyTree:
-    def draw(leaf):
+def _cotangent(primal: PyTree, rng: Generator) -> PyTree:
+    def draw(leaf: jax.Array) -> Any:
         none = np.zeros(leaf.shape, jax.dtypes.float0)
         return normal(leaf, rng) if is_inexact(leaf) else none
 
     return jax.tree.map(draw, primal)
 
 
-def _random_params(model: Model, rng) -> PyTree:
+def _random_params(model: Model, rng: Generator) -> PyTree:
     return _disturbed(model.init(jax.random.key(int(rng.integers(2**31)))), 0.1, rng)
 
 
-def _check_rules(cell: Cell, name: str, x: PyTree, time: int, tolerance: Tolerance, rng) -> None:
+def _check_rules(
+    cell: Cell, name: str, x: PyTree, time: int, tolerance: Tolerance, rng: Generator
+) -> None:
     params = _random_params(cell, rng)
     h_prev = _disturbed(cell.initial_state(params), 1.0, rng, time)
     u = jax.vmap(cell.project, (None, 0))(params, normal(x, rng, time))
@@ -154,7 +160,7 @@ def _check_rules(cell: Cell, name: str, x: PyTree, time: int, tolerance: Toleran
             compare(f"{name}activate_vjp: {result}", ours, theirs, True, tolerance.rtol)
     if cell.preactivate_vjp is not None:
 
-        def auto_rule(h_prev, u, dz):
+        def auto_rule(h_prev: PyTree, u: PyTree, dz: PyTree) -> PyTree:
             return jax.vjp(lambda h: cell.preactivate(params, h, u), h_prev)[1](dz)[0]
 
         hand = jax.vmap(cell.preactivate_vjp, (None, 0, 0, 0, 0))(params, h_prev, u, z, dz)
@@ -167,7 +173,7 @@ def _none_as_zeros(hand: PyTree, auto: PyTree) -> PyTree:
     return jax.tree.map(jnp.zeros_like, auto) if hand is None else hand
 
 
-def _check_unroll(model: Model, x: PyTree, time: int, tolerance: Tolerance, rng) -> None:
+def _check_unroll(model: Model, x: PyTree, time: int, tolerance: Tolerance, rng: Generator) -> None:
     params = _random_params(model, rng)
     options: dict[str, Any] = {
         "mask": jnp.asarray(rng.random(time) < 0.7) if rng.random() < 0.7 else None,
@@ -182,16 +188,16 @@ def _check_unroll(model: Model, x: PyTree, time: int, tolerance: Tolerance, rng)
     store: Any = STORES[rng.integers(len(STORES))]
     bptt = BPTT(chunk=chunk, store=store)
 
-    def loss(adjoint, params, xs, state):
+    def loss(adjoint: Adjoint, params: PyTree, xs: PyTree, state: PyTree) -> jax.Array:
         """A random function of the whole output series and the final state."""
         outputs = inexact(unroll(model, params, xs, state, adjoint=adjoint, **options))
         terms = zip(weights, outputs, strict=True)
         return jnp.sin(sum(jnp.sum(jnp.real(w * y)) / w.size for w, y in terms))
 
-    def gradient(adjoint):  # by `vjp`, since `jax.grad` refuses complex arguments
+    def gradient(adjoint: Adjoint) -> tuple:  # by `vjp`, since `jax.grad` refuses complex arguments
 
         @jax.jit
-        def pulled_back(*at):
+        def pulled_back(*at: PyTree) -> tuple:
             value, pull = jax.vjp(lambda *at: loss(adjoint, *at), *at)
             return pull(jnp.ones_like(value))
 
@@ -211,5 +217,5 @@ def _check_unroll(model: Model, x: PyTree, time: int, tolerance: Tolerance, rng)
         check_differences(case, lambda *at: loss(bptt, *at), at, hand, names, tolerance)
 
 
-def _show(value) -> str:
+def _show(value: Any) -> str:
     return str(value) if not hasattr(value, "tolist") else str(value.astype(int).tolist())

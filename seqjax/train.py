@@ -67,7 +67,7 @@ def make_step(loss: Callable, optimizer: Any, *, has_aux: bool = False) -> Calla
     _checks.flag("has_aux", has_aux)
     update = _update_of(optimizer)
 
-    def scalar_loss(params, *batch):
+    def scalar_loss(params: PyTree, *batch: PyTree) -> tuple[jax.Array, PyTree]:
         value, aux = _pair(loss(params, *batch)) if has_aux else (loss(params, *batch), None)
         if getattr(value, "shape", None) != ():
             hint = "; for (scalar, aux), set has_aux" if isinstance(value, tuple) else ""
@@ -78,11 +78,13 @@ def make_step(loss: Callable, optimizer: Any, *, has_aux: bool = False) -> Calla
         return value, aux
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def compiled(params, opt_state, *batch):
+    def compiled(
+        params: PyTree, opt_state: PyTree, *batch: PyTree
+    ) -> tuple[PyTree, PyTree, Report]:
         _differentiable(params)
         (value, aux), grad = jax.value_and_grad(scalar_loss, has_aux=True)(params, *batch)
 
-        def value_fn(params, *_, obj_fn=None, grad_fn=None):
+        def value_fn(params: PyTree, *_: Any, obj_fn: Any = None, grad_fn: Any = None) -> jax.Array:
             del obj_fn, grad_fn  # the line searches of optax hand on what they do not know
             return scalar_loss(params, *batch)[0]
 
@@ -93,10 +95,12 @@ def make_step(loss: Callable, optimizer: Any, *, has_aux: bool = False) -> Calla
             "obj_fn": value_fn,
             "grad_fn": jax.grad(value_fn),
         }
-        updates, opt_state = update(grad, opt_state, params, extra)
+        updates, opt_state = _updates(optimizer, update, grad, opt_state, params, extra)
         return optax.apply_updates(params, updates), opt_state, Report(value, _norm(grad), aux)
 
-    def step(params, opt_state, *batch):
+    def step(params: PyTree, opt_state: PyTree, *batch: PyTree) -> tuple[PyTree, PyTree, Report]:
+        for number, argument in enumerate(batch):
+            _checks.traceable(f"batch[{number}]", argument)
         seen = {buffer_of(leaf) for leaf in jax.tree.leaves(batch) if _is_held(leaf)}
         params = _donatable("params", params, seen)
         opt_state = _donatable("opt_state", opt_state, seen)
@@ -105,14 +109,14 @@ def make_step(loss: Callable, optimizer: Any, *, has_aux: bool = False) -> Calla
     return step
 
 
-def _pair(value):
+def _pair(value: Any) -> Any:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         expected = "a pair (scalar, aux), since has_aux is True"
         raise TypeError(_checks.mismatch("loss", expected, _checks.describe(value)))
     return value
 
 
-def _update_of(optimizer):
+def _update_of(optimizer: Any) -> Callable:
     """`update(grad, state, params, extra)`, which hands on of `extra` what the optimizer takes."""
     init, update = getattr(optimizer, "init", None), getattr(optimizer, "update", None)
     if isinstance(optimizer, type) or not (callable(init) and callable(update)):
@@ -127,14 +131,29 @@ def _update_of(optimizer):
     )
 
 
-def _differentiable(params):
+def _updates(
+    optimizer: Any, update: Callable, grad: PyTree, opt_state: PyTree, params: PyTree, extra: dict
+) -> tuple[PyTree, PyTree]:
+    """`update`, whose failure is that of a state of another optimizer, if it is one."""
+    try:
+        return update(grad, opt_state, params, extra)
+    except Exception as error:
+        spec: Any = jax.eval_shape(optimizer.init, params)
+        wanted: Any = jax.tree.structure(spec)
+        if wanted == jax.tree.structure(opt_state):
+            raise
+        message = _checks.mismatch(*_checks.difference("opt_state", spec, opt_state))
+        raise ValueError(message) from error
+
+
+def _differentiable(params: PyTree) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             name = "params" + jax.tree_util.keystr(path)
             raise TypeError(_checks.mismatch(name, "a floating array", _checks.describe(leaf)))
 
 
-def _norm(grad):
+def _norm(grad: PyTree) -> jax.Array:
     """The global norm in one dtype: half precision could not hold the squares."""
     leaves = jax.tree.leaves(grad)
     double = any(jnp.finfo(leaf.dtype).bits == 64 for leaf in leaves)
@@ -142,18 +161,21 @@ def _norm(grad):
     return optax.tree.norm([jnp.abs(leaf).astype(dtype) for leaf in leaves])
 
 
-def _donatable(name, tree, seen):
+def _donatable(name: str, tree: PyTree, seen: set[int]) -> PyTree:
     """`tree` with a copy of each leaf whose buffer is among those seen; adds the others.
 
     Optimizers keep the parameters that they began with, and layers share theirs: XLA takes no
     buffer twice.
     """
 
-    def own(path, leaf):
+    def own(path: Any, leaf: Any) -> Any:
         if not _is_held(leaf):
             return leaf
         if leaf.is_deleted():
-            expected, got = "what the last step returned", "an array that was donated to it"
+            expected, got = (
+                "what the last step returned",
+                "an array that was donated to an earlier step",
+            )
             raise ValueError(_checks.mismatch(name + jax.tree_util.keystr(path), expected, got))
         if buffer_of(leaf) in seen:
             return jnp.copy(leaf)
@@ -163,7 +185,7 @@ def _donatable(name, tree, seen):
     return jax.tree_util.tree_map_with_path(own, tree)
 
 
-def _is_held(leaf):
+def _is_held(leaf: Any) -> bool:
     """Whether a leaf is in JAX's memory already: neither traced nor NumPy's."""
     return isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
 

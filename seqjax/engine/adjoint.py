@@ -129,8 +129,8 @@ class BPTT(Adjoint):
         "preactivations": S + Z a step; nothing is computed twice but pointwise functions.
         "chunk_starts": S a chunk; the chunk runs a second time. With a chunk of √T steps the
         memory is that of √T steps (Chen et al. 2016, arXiv:1604.06174).
-      truncate: truncated BPTT: λ is not carried back across the steps k, 2k, … that this
-        many valid steps lie apart, counted in the order of processing (Williams & Peng 1990).
+      truncate: truncated BPTT: λ is not carried back across the start of any segment of this many
+        valid steps, counted in the order of processing (Williams & Peng 1990).
         Derivatives of the truncated gradient itself are exact.
       clip: a bound on every element of λ(t) at every valid step, on the modulus of a complex one
         (Graves 2013, arXiv:1308.0850, section 2.1). The gradient is then no longer that of the
@@ -139,8 +139,8 @@ class BPTT(Adjoint):
     A step that calls back into Python (`jax.debug.callback`, `jax.pure_callback`, …) or names a
     mapped axis (`jax.lax.pmean`) is not run twice or in parallel with others: it is differentiated
     by JAX's own rules, as under `Autodiff`, with the same chunks, truncation and clipping. So is
-    the step of a `seqjax.from_step`, in which no structure is seen, unless `chunk` or `store` is
-    given: its derivatives are kept from the forward pass then, which takes least time.
+    the step of a `seqjax.from_step`, in which no structure is seen, as long as neither `chunk`
+    nor `store` is given.
 
     >>> import seqjax as sj
     >>> sj.BPTT(truncate=50, clip=1.0)

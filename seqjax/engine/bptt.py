@@ -198,7 +198,7 @@ def _adjoint(
 
 
 def _adjoint_fwd(static: _Static, *operands: Any) -> tuple:
-    *operands, states, steps, last = jax.tree.map(lambda leaf: leaf.value, operands)  # type: ignore[assignment]  # a tuple becomes a list
+    *operands, states, steps, last = jax.tree.map(lambda leaf: leaf.value, operands)
     return (last, states), (*operands, states, steps)
 
 

@@ -105,8 +105,10 @@ class Delays:
         return _found(state, reset_state, hs, steps, self._rows())
 
     def add(self, lam: list, d_h_t: list) -> list:
-        (line,), (d_h_t,) = lam, d_h_t
-        return lam if d_h_t is None else [jnp.concatenate([line[:-1], line[-1:] + d_h_t[None]])]
+        (line,), (d_newest,) = lam, d_h_t
+        if d_newest is None:
+            return lam
+        return [jnp.concatenate([line[:-1], line[-1:] + d_newest[None]])]
 
     def before(self, lam: list, d_read: list | None) -> list:
         (line,) = lam

@@ -14,7 +14,7 @@ import numpy as np
 from seqjax import _checks, _pickling
 from seqjax._static import in_dtype
 from seqjax._tree import cast
-from seqjax._types import Init, InitialState, PyTree, Step
+from seqjax._types import PyTree
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.per_model import params_spec
 from seqjax.engine.recurrence import Steps
@@ -49,9 +49,9 @@ class Model(abc.ABC):
     """
 
     input_spec: jax.ShapeDtypeStruct | None
-    init: Init
-    initial_state: InitialState
-    step: Step
+    init: Callable[..., PyTree]
+    initial_state: Callable[..., PyTree]
+    step: Callable[..., tuple[PyTree, PyTree]]
     parts: Mapping[str, "Model"] = MappingProxyType({})
     receptive_field: float = math.inf
     causal: bool = True
@@ -111,6 +111,8 @@ class Model(abc.ABC):
         Raises:
           TypeError: not a floating dtype; or the model has no field of these kinds.
         """
+        if dtype is None:
+            raise TypeError(_checks.mismatch("dtype", "a floating dtype", "None"))
         dtype = _checks.float_dtype("dtype", dtype)
         fields: tuple = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
         old = {field.name: getattr(self, field.name) for field in fields if field.init}

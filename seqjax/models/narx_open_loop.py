@@ -105,7 +105,8 @@ def warm_start(model: NARX, xs: jax.Array, measured_ys: jax.Array) -> NARXState:
     inputs, outputs = model.input_delays[-1], model.feedback.delays[-1]
     if time < max(inputs, outputs):
         expected = f"a history of at least {max(inputs, outputs)} steps"
-        raise ValueError(_checks.mismatch("xs", expected, f"{time} steps"))
+        given = f"{time} step{'' if time == 1 else 's'}"
+        raise ValueError(_checks.mismatch("xs", expected, given))
     return NARXState(xs[time - inputs :], measured[time - outputs :])
 
 
@@ -169,9 +170,9 @@ class MixedLoop(OpenLoop):
         x_line, us = self.model.read_inputs(params, state, xs, steps)
         ys = _beside(state.ys, jnp.zeros_like(state.ys))
         reset_state = None if steps.reset is None else jnp.zeros_like(ys)
-        us = us, measured, forced
+        u = us, measured, forced
         rec, history = MixedFeedback(feedback), feedback.history
-        ys, rows = adjoint.scan(rec, params, ys, reset_state, us, steps, history)
+        ys, rows = adjoint.scan(rec, params, ys, reset_state, u, steps, history)
         return NARXState(x_line, _fed(ys)), rows[:, self.model.output_size :]
 
 
@@ -185,8 +186,8 @@ class MixedFeedback:
     def preactivate(
         self, params: PyTree, rows: jax.Array, u: Any
     ) -> tuple[Layers, jax.Array, jax.Array]:
-        u, measured, forced = u
-        return self.feedback.preactivate(params, _fed(rows), u), measured, forced
+        from_inputs, measured, forced = u
+        return self.feedback.preactivate(params, _fed(rows), from_inputs), measured, forced
 
     def activate(self, z: tuple[Layers, jax.Array, jax.Array], rows: jax.Array) -> jax.Array:
         layers, measured, forced = z
