@@ -91,7 +91,7 @@ tripled.defjvps(lambda tangent, answer, x: 2 * tangent)  # wrong, and autodiff b
 def test_finite_differences_see_what_autodiff_believes():
     step = lambda w, h, x: ((h := jnp.tanh(h + tripled(w * x))), h)
     own = sj.from_step(lambda key: jnp.array(0.3), step, lambda w: jnp.array(0.0))
-    message = "finite differences, .*d params: by hand .*, differences .*d xs: by hand"
+    message = "finite differences, .*d params: BPTT .*, differences .*d xs: BPTT"
     with pytest.raises(AssertionError, match=re.compile(message)):
         sj.testing.check_cell(own, jnp.array(0.0))
 
@@ -168,7 +168,7 @@ def test_complex_parameters_inputs_and_outputs_are_checked():
         return params
 
     off.defjvps(lambda tangent, answer, params: jnp.conj(tangent))
-    with pytest.raises(AssertionError, match=r"finite differences, .*: d params: by hand"):
+    with pytest.raises(AssertionError, match=r"finite differences, .*: d params: BPTT"):
         sj.testing.check_cell(rotated(off), x)
 
 
@@ -226,7 +226,7 @@ def test_differences_in_float32_see_what_autodiff_believes():
     slow = lambda z: tripled(z) / 4
     step = lambda params, h, x: (h := slow(READOUT.step(params, (), x)[1]), h)
     model = sj.from_step(READOUT.init, step, lambda params: params["bias"])
-    with pytest.raises(AssertionError, match=r"finite differences, .*d params\['bias'\]: by hand"):
+    with pytest.raises(AssertionError, match=r"finite differences, .*d params\['bias'\]: BPTT"):
         sj.testing.check_cell(model, READOUT.input_spec)
 
 

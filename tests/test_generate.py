@@ -250,7 +250,7 @@ def test_a_prompt_that_jax_would_narrow():
         params = model.init(K)
         run = lambda prompt, **options: sj.generate(model, params, prompt, 2, key=K, **options)
         for options in ({}, {"encode": encode}):
-            with pytest.raises(ValueError, match=r"prompt: expected symbols .* got 4294967299 to"):
+            with pytest.raises(ValueError, match=r"prompt: expected symbols .* got 4294967299"):
                 run(np.array([2**32 + 3]), **options)
             assert run(np.array([3]), **options)[1].shape == (2,)
     run = lambda prompt: sj.generate(model, params, prompt, 2, key=K, encode=encode)[1]
@@ -328,7 +328,7 @@ def test_encode_of_the_users_own():
         (lambda: generate(temperature=-1), ValueError, "temperature: expected .* got -1"),
         (lambda: generate(temperature="hot"), TypeError, "temperature: expected a number"),
         (lambda: generate(top_k=0), ValueError, "top_k: expected .* at least 1, got 0"),
-        (lambda: generate(top_p=0), ValueError, "top_p: expected a number above 0, got 0"),
+        (lambda: generate(top_p=0), ValueError, r"top_p: .* in \(0, 1\], got 0"),
         (lambda: generate(top_p=1.5), ValueError, r"top_p: .* in \(0, 1\], got 1.5"),
         (lambda: sj.sample(jax.random.key(0), jnp.ones((2, 3))), ValueError, "logits: expected"),
         (lambda: sj.sample(jax.random.key(0), jnp.ones(3, int)), TypeError, "logits: expected"),

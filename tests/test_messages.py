@@ -318,9 +318,9 @@ STRUCTURES = [
         LSTM,
         nested_lists(PARAMS),
         "params['bias']: expected float64[16], got a list of 16; np.asarray makes an array of it; "
-        "2 more places differ",
+        "2 more differences",
     ),
-    (TWO, [*TWO_PARAMS], "params: expected a tuple of 2, got a list of 2"),
+    (TWO, [*TWO_PARAMS], "params: expected a tuple of 2, got a list of 2; tuple makes one of it"),
     (TWO, TWO_PARAMS[:1], "params: expected a tuple of 2, got a tuple of 1"),
     (TWO, (), "params: expected a tuple of 2, got an empty tuple"),
     (
@@ -334,7 +334,7 @@ STRUCTURES = [
     (
         LSTM,
         jax.tree.map(Param, PARAMS),
-        "params['bias']: expected float64[16], got test_messages.Param float64[16]; np.asarray ma",
+        "params['bias']: expected float64[16], got test_messages.Param float64[16]; convert it",
     ),
     (LSTM, {**PARAMS, "bias": "3"}, "params['bias']: expected a JAX or NumPy array, got str '3'"),
     (
@@ -347,7 +347,7 @@ STRUCTURES = [
         MANY,
         tuple(nested_lists(MANY_PARAMS)),
         "params[0]['bias']: expected float64[2], got a list of 2; np.asarray makes an array of it; "
-        "59 more places differ",
+        "59 more differences",
     ),
     (MANY, {f"layer_{n}": p for n, p in enumerate(MANY_PARAMS)}, "'layer_5', 24 more"),
     (LSTM, {"x" * 10_000: 1.0, **PARAMS}, " … "),
@@ -429,7 +429,7 @@ def test_a_message_keeps_the_ends_of_its_parts():
 def test_the_real_thing_from_torch():
     torch = pytest.importorskip("torch")
     message = told(lambda: sj.unroll(LSTM, PARAMS, torch.ones(5, 3)), TypeError)
-    given = "torch.Tensor float32[5, 3]; np.asarray makes an array of it"
+    given = "torch.Tensor float32[5, 3]; convert it to a NumPy array"
     assert message == f"xs: expected a JAX or NumPy array, got {given}"
     assert "got torch.dtype" in told(lambda: sj.lstm(3, 4, dtype=torch.float32), TypeError)
 
@@ -439,7 +439,7 @@ def test_the_real_thing_from_h5py(tmp_path):
     with h5py.File(tmp_path / "series.h5", "w") as file:
         series = file.create_dataset("xs", (5, 3), "f4")
         message = told(lambda: sj.unroll(LSTM, PARAMS, series), TypeError)
-    given = "h5py.Dataset float32[5, 3]; np.asarray makes an array of it"
+    given = "h5py.Dataset float32[5, 3]; convert it to a NumPy array"
     assert message == f"xs: expected a JAX or NumPy array, got {given}"
     assert told(lambda: sj.unroll(LSTM, PARAMS, series), TypeError)  # closed
 
@@ -519,7 +519,7 @@ def test_keys_are_one_and_random():
         assert LSTM.init(key)["kernel"].shape == (3, 16)
     for wrong in (0, jnp.ones(2), jnp.uint32(3), "key", np.random.default_rng(0)):
         message = told(lambda wrong=wrong: sj.dense(3, 2).init(wrong), TypeError)
-        assert message.startswith("key: expected a JAX random key, got ")
+        assert message.startswith("key: expected a JAX random key such as jax.random.key(0), got ")
     many = jax.random.split(KEY, 3)
     for batch in (many, jax.random.key_data(many)):
         message = told(lambda batch=batch: LSTM.init(batch), ValueError)

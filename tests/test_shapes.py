@@ -206,7 +206,7 @@ ERRORS = [
     (
         lambda: unroll(sj.stack(lstm), [params]),
         ValueError,
-        "params: expected a tuple of 1, got a list of 1$",
+        "params: expected a tuple of 1, got a list of 1; tuple makes one of it$",
     ),
     (
         lambda: unroll(params=params | {"bias": params["bias"][:3]}),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqjax import _checks
+from seqjax._static import call_text
 from seqjax._tree import flip
 from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
@@ -98,9 +99,8 @@ class Bidirectional(Model):
     causal = False
 
     def __repr__(self) -> str:
-        twin = "" if self.backward == self.forward else f", {self.backward!r}"
-        merge = getattr(self.merge, "__name__", repr(self.merge))
-        return f"bidirectional({self.forward!r}{twin}, merge={merge})"
+        models = (self.forward,) if self.backward == self.forward else (self.forward, self.backward)
+        return call_text(bidirectional, *models, merge=self.merge)
 
     @property
     def parts(self) -> dict[str, Model]:  # type: ignore[override]  # constant for most kinds
