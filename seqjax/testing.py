@@ -83,7 +83,7 @@ def check_cell(
     own = "float32" if "float32" in dtypes else "float64"
     _check(model, spec, TOLERANCES[own], draws, steps, seed)
     if own == "float32":
-        message = f"check_cell: proved in float32, since the model refuses float64: {refusal}"
+        message = f"check_cell: checked in float32, since the model refuses float64: {refusal}"
         warnings.warn(clip(message, LIMIT), stacklevel=2)
 
 

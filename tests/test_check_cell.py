@@ -15,7 +15,7 @@ from seqjax.models.lstm import Gates
 @every_model
 def test_every_model_is_proved(case):
     """Rows 1 and 2 of the proof: rule = autodiff = finite differences."""
-    model = case.make(jnp.float32)  # whatever its dtype, it is proved in float64
+    model = case.make(jnp.float32)  # whatever its dtype, it is checked in float64
     sj.testing.check_cell(model, jnp.zeros(3), draws=2)
 
 
@@ -213,7 +213,9 @@ def insistent(readout=READOUT, scale=1.0, activate=jnp.tanh):
 
 
 def test_a_model_that_refuses_float64_is_proved_in_float32_with_a_warning():
-    said = r"proved in float32, since the model refuses float64: params\['bias'\]: expected float32"
+    said = (
+        r"checked in float32, since the model refuses float64: params\['bias'\]: expected float32"
+    )
     with pytest.warns(UserWarning, match=said):
         sj.testing.check_cell(insistent(), draws=2, steps=3)
     with pytest.raises(AssertionError, match=r"activate_vjp: dz at t=.*relative error 1\.\de-03"):

@@ -30,13 +30,13 @@ def dense(
     Args:
       input_size: I, the size of x(t).
       output_size: O, the size of y(t).
-      activation: f, any function of one vector [O] (`jax.nn.softmax` too); none if None.
+      activation: f, any function of one vector [O] (`jax.nn.softmax` too); the identity if None.
       dtype: of inputs and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 
     Returns:
-      A model with params {"kernel": [I, O], "bias": [O]}, drawn from U(±1/√I), and the
-      empty state ().
+      A model with params {"kernel": [I, O], "bias": [O]}, both drawn from U(±1/√I). Its state is
+      empty, ().
 
     References:
       Notes, section 4: Y(t) = f2(W2 h(t) + b2).

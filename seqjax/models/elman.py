@@ -41,8 +41,8 @@ def elman(
       param_dtype: of the parameters; `dtype` if None.
 
     Returns:
-      A cell with params {"kernel": [I, H], "recurrent_kernel": [H, H], "bias": [H]}, drawn
-      from U(±1/√H). The state is h, [H].
+      A cell with params {"kernel": [I, H], "recurrent_kernel": [H, H], "bias": [H]}, all
+      drawn from U(±1/√H). The state is h, [H].
 
     References:
       Elman 1990, Finding structure in time; notes, section 2.

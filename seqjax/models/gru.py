@@ -59,8 +59,8 @@ def gru(
 
     Returns:
       A cell with params {"kernel": [I, 3H], "recurrent_kernel": [H, 3H], "bias": [3H]}, and
-      "recurrent_bias": [H] (b_m) if the reset comes after, drawn from U(±1/√H), and
-      "initial_state": [H] if it is learned. The state is h, [H].
+      "recurrent_bias": [H] (b_m) if the reset comes after, all drawn from U(±1/√H); and
+      "initial_state": [H], zero at first, if it is learned. The state is h, [H].
 
     References:
       Cho et al. 2014, arXiv:1406.1078; notes, section 3.

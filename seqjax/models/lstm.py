@@ -60,8 +60,9 @@ def lstm(
       param_dtype: of the parameters; `dtype` if None.
 
     Returns:
-      A cell with params {"kernel": [I, 4H], "recurrent_kernel": [H, 4H], "bias": [4H]}, drawn
-      from U(±1/√H), and "initial_state" if it is learned. The state is LSTMState(h, c).
+      A cell with params {"kernel": [I, 4H], "recurrent_kernel": [H, 4H], "bias": [4H]},
+      all drawn from U(±1/√H); and "initial_state", zero at first, if it is learned. The state is
+      LSTMState(h, c).
 
     References:
       Hochreiter & Schmidhuber 1997; Gers et al. 2000 (forget gate); Jozefowicz et al. 2015

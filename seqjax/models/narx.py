@@ -67,7 +67,7 @@ def narx(
       input_delays: integers from 0, each larger than the one before.
       output_delays: integers from 1, each larger than the one before.
       activation: f, any function of one vector [H].
-      output_activation: g, any function of one vector [O]; none if None.
+      output_activation: g, any function of one vector [O]; the identity if None.
       dtype: of inputs, states and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 

@@ -30,14 +30,15 @@ def rnn(
     Args:
       input_size: I, the size of x(t).
       hidden_size: H, the size of h(t).
-      activation: f, any function of one vector [H]; tanh and `jax.nn.relu` have rules by hand.
+      activation: f, any function of one vector [H]; tanh and `jax.nn.relu` have hand-written rules.
       learn_initial_state: whether h(-1) is a parameter (from zero) instead of zero.
       dtype: of inputs, states and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 
     Returns:
-      A cell with params {"kernel": [I, H], "recurrent_kernel": [H, H], "bias": [H]}, drawn
-      from U(±1/√H), and "initial_state": [H] if it is learned. The state is h, [H].
+      A cell with params {"kernel": [I, H], "recurrent_kernel": [H, H], "bias": [H]}, all
+      drawn from U(±1/√H); and "initial_state": [H], zero at first, if it is learned. The state is
+      h, [H].
 
     References:
       Notes, sections 3 and 4; Elman 1990, Finding structure in time.
@@ -86,7 +87,7 @@ def activate(activation: Callable, z: jax.Array, h_prev: jax.Array) -> jax.Array
 
 
 def activation_rule(activation: Callable) -> ActivateVJP:
-    """∇_Z = ∇_h f'(Z): by hand where f' is known, by JAX for any other f."""
+    """∇_Z = ∇_h f'(Z): hand-written where f' is known, by JAX for any other f."""
     return {jnp.tanh: tanh_vjp, jax.nn.tanh: tanh_vjp, jax.nn.relu: relu_vjp}.get(
         activation, static_partial(other_vjp, activation)
     )

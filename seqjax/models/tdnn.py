@@ -39,7 +39,7 @@ def tdnn(
       input_size: I, the size of x(t).
       output_size: O, the size of y(t).
       delays: integers, each larger than the one before: `range(8)`, or (0, 4, 8, 12).
-      activation: f, any function of one vector [O]; none if None.
+      activation: f, any function of one vector [O]; the identity if None.
       dtype: of inputs and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 
