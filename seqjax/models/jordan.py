@@ -56,7 +56,8 @@ def jordan(
       output_size: O, the size of y(t) and of the memory m(t).
       decay: of the average, in [0, 1); 0 remembers the last output alone.
       activation: f, any function of one vector [H].
-      output_activation: g, any function of one vector [O] (`jax.nn.softmax` too); the identity if None.
+      output_activation: g, any function of one vector [O] (`jax.nn.softmax` too); the identity if
+        None.
       dtype: of inputs, states and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 
