@@ -19,6 +19,7 @@ from seqjax._messages import (
     dtype_name,
     mismatch,
 )
+from seqjax._tree import is_traced
 from seqjax._types import PyTree
 
 BATCHED = "; for a batch, use jax.vmap"
@@ -258,14 +259,14 @@ def length(value: Any, steps: int) -> jax.Array:
         raise TypeError(mismatch("length", "an integer scalar", describe(value)))
     if jnp.ndim(value):
         raise ValueError(mismatch("length", "an integer scalar", describe(value) + BATCHED))
-    if not isinstance(value, jax.core.Tracer) and not 0 <= int(value) <= steps:
+    if not is_traced(value) and not 0 <= int(value) <= steps:
         raise ValueError(mismatch("length", f"a number of steps in [0, {steps}]", int(value)))
     value = jnp.asarray(value)
     unsigned = jnp.uint64 if value.dtype.itemsize == 8 else jnp.uint32
     return jnp.maximum(value, 0).astype(unsigned)
 
 
-def matmul_operands(x: Any, kernel: Any, bias: Any) -> None:
+def matmul_operands(x: Any, kernel: Any, bias: Any) -> tuple[Any, Any, Any]:
     x, kernel = as_array("x", x), as_array("kernel", kernel)
     if kernel.ndim != 2:
         raise ValueError(mismatch("kernel", "[I, O]", describe(kernel)))
@@ -275,4 +276,5 @@ def matmul_operands(x: Any, kernel: Any, bias: Any) -> None:
     if x.dtype != kernel.dtype:
         raise TypeError(mismatch("x", f"the kernel's dtype {kernel.dtype.name}", describe(x)))
     if bias is not None:
-        array("bias", bias, kernel.shape[1:], kernel.dtype)
+        bias = array("bias", bias, kernel.shape[1:], kernel.dtype)
+    return x, kernel, bias

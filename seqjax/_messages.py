@@ -39,8 +39,8 @@ def describe(value: Any) -> str:
         outline = f"{dtype_name(dtype)}[{_shape(shape)}]"
         native = isinstance(value, (*ARRAYS, jax.ShapeDtypeStruct))
         return outline if native else f"{_type_name(value)} {outline}"
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return f"{type(value).__name__}({', '.join(value._fields)})"
+    if isinstance(value, tuple) and (fields := getattr(value, "_fields", None)) is not None:
+        return f"{type(value).__name__}({', '.join(fields)})"
     if isinstance(value, (tuple, list, dict)):
         kind, many = type(value).__name__, len(value)
         contents = _keys(value) if isinstance(value, dict) else many

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from seqjax._types import PyTree
 
@@ -13,6 +14,7 @@ __all__ = [
     "flip",
     "is_half",
     "is_inexact",
+    "is_traced",
     "length_of",
     "size_in_bytes",
     "where",
@@ -42,6 +44,11 @@ def _with_dtype(leaf: Any, dtype: Any) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(leaf.shape, dtype)
     return leaf.astype(dtype)
+
+
+def is_traced(leaf: Any) -> bool:
+    """Whether a leaf has no value yet, inside `jit`, `grad`, `vmap`, …"""
+    return isinstance(leaf, Tracer)
 
 
 def is_inexact(leaf: Any) -> bool:

@@ -3,10 +3,12 @@
 from typing import Any, Protocol, TypeAlias
 
 import jax
+import numpy as np
 
 __all__ = [
     "Activate",
     "ActivateVJP",
+    "Array",
     "Init",
     "InitialState",
     "Key",
@@ -20,6 +22,8 @@ __all__ = [
 
 # JAX has no type of its own for these: any nesting of containers with arrays as leaves.
 PyTree: TypeAlias = Any
+# What an argument may be; results are JAX's.
+Array: TypeAlias = jax.Array | np.ndarray
 # A scalar of a key dtype (`jax.random.key`), or the words of an old one (`jax.random.PRNGKey`).
 Key: TypeAlias = jax.Array
 

@@ -9,7 +9,8 @@ import numpy as np
 from jax import lax
 
 from seqjax import _checks
-from seqjax._types import Key, PyTree
+from seqjax._tree import is_traced
+from seqjax._types import Array, Key, PyTree
 from seqjax.engine.model import Model, check_params, check_state
 from seqjax.engine.per_model import compiled
 from seqjax.engine.unroll import unroll
@@ -24,7 +25,7 @@ TINY, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max
 
 def sample(
     key: jax.Array,
-    logits: jax.Array,
+    logits: Array,
     *,
     temperature: float | jax.Array = 1.0,
     top_k: int | None = None,
@@ -97,7 +98,7 @@ def sample(
 def generate(
     model: Model,
     params: PyTree,
-    prompt: jax.Array,
+    prompt: Array,
     length: int,
     *,
     key: jax.Array,
@@ -208,13 +209,13 @@ def _options(temperature: Any, top_k: Any, top_p: Any) -> tuple[Any, Any, bool |
         _checks.size("top_k", top_k)
     temperature = _scalar("temperature", temperature)
     defined: bool | jax.Array = True
-    if isinstance(temperature, jax.core.Tracer):
+    if is_traced(temperature):
         defined = (temperature >= 0) & (temperature < jnp.inf)
     else:
         temperature = min(_checks.number("temperature", temperature, at_least=0), LARGEST)
     if top_p is not None:
         top_p = _scalar("top_p", top_p)
-        if isinstance(top_p, jax.core.Tracer):
+        if is_traced(top_p):
             defined = defined & (top_p > 0) & (top_p <= 1)
         else:
             top_p = _checks.number("top_p", top_p)
@@ -233,7 +234,7 @@ def _scalar(name: str, value: Any) -> Any:
     if value.ndim:
         got = _checks.describe(value) + _checks.BATCHED
         raise ValueError(_checks.mismatch(name, "a scalar", got))
-    traced = isinstance(value, jax.core.Tracer)
+    traced = is_traced(value)
     return jnp.asarray(value, jnp.result_type(float)) if traced else value.item()
 
 
@@ -245,7 +246,7 @@ def _symbols(prompt: Any, symbols: range) -> tuple[jax.Array, bool | jax.Array]:
         raise ValueError(_checks.mismatch("prompt", "int[P] with P ≥ 1", got))
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(_checks.mismatch("prompt", "integers", _checks.describe(array)))
-    if isinstance(prompt, jax.core.Tracer):
+    if is_traced(prompt):
         least = max(symbols.start, jnp.iinfo(array.dtype).min)
         most = min(symbols.stop - 1, jnp.iinfo(array.dtype).max)
         return array.astype(jnp.int32), jnp.all((array >= least) & (array <= most))

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from seqjax import _checks
-from seqjax._types import PyTree
+from seqjax._tree import is_traced
+from seqjax._types import Array, PyTree
 from seqjax.ops._jax import buffer_of
 
 __all__ = ["Report", "make_step", "masked_mean"]
@@ -187,10 +188,10 @@ def _donatable(name: str, tree: PyTree, seen: set[int]) -> PyTree:
 
 def _is_held(leaf: Any) -> bool:
     """Whether a leaf is in JAX's memory already: neither traced nor NumPy's."""
-    return isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    return isinstance(leaf, jax.Array) and not is_traced(leaf)
 
 
-def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+def masked_mean(values: Array, mask: Array) -> jax.Array:
     """The mean over valid entries only; 0 if there are none.
 
     Entries are counted and summed in float32 at least.

@@ -73,7 +73,7 @@ def bptt(
     weights = (traced.closed_over, params)
     step_vjp = _hoist_step_vjp(traced, weights, *example)
     forward = traced.forward
-    last, states, z = _run(
+    run: Any = _run(
         _Static((forward._replace(closed_over=[]), history, keep_z)),
         (forward.closed_over, params),
         state,
@@ -81,6 +81,7 @@ def bptt(
         u,
         steps,
     )
+    last, states, z = run
     states = _named(states, STATES)
     entering = history.entering(state, reset_state, states, steps)
     entering = fill(steps.valid, zero_cotangent(entering, again=forward.skipped))
@@ -198,8 +199,8 @@ def _adjoint(
 
 
 def _adjoint_fwd(static: _Static, *operands: Any) -> tuple:
-    *operands, states, steps, last = jax.tree.map(lambda leaf: leaf.value, operands)
-    return (last, states), (*operands, states, steps)
+    *given, states, steps, last = jax.tree.map(lambda leaf: leaf.value, operands)
+    return (last, states), (*given, states, steps)
 
 
 def _adjoint_bwd(static: _Static, operands: tuple, cotangents: tuple) -> tuple:

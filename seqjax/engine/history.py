@@ -30,21 +30,27 @@ class History(Protocol):
 
     def read(self, state: PyTree) -> PyTree:
         """What a step reads of the state: h_prev of its functions."""
+        ...
 
     def push(self, state: PyTree, h_t: PyTree) -> PyTree:
         """The state after a step."""
+        ...
 
     def newest(self, state: PyTree) -> PyTree:
         """h(t), of the state after step t."""
+        ...
 
     def entering(self, state: PyTree, reset_state: PyTree, hs: PyTree, steps: Steps) -> PyTree:
         """What each step read, [T, …], of the state before them and their results."""
+        ...
 
     def add(self, lam: list, d_h_t: list) -> list:
         """Cotangents of a state, with that of its newest h added (None where it is zero)."""
+        ...
 
     def before(self, lam: list, d_read: list | None) -> list:
         """Cotangents of a state from those of the next one, but for the h pushed, and of `read`."""
+        ...
 
 
 @dataclass(frozen=True)

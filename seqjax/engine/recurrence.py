@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._tree import at_step, is_half, is_inexact, length_of, where
+from seqjax._tree import at_step, is_half, is_inexact, is_traced, length_of, where
 from seqjax._types import Activate, ActivateVJP, Preactivate, PreactivateVJP, PyTree
 from seqjax.ops._jax import explicit_mesh, on_mesh, vary_over, varying_axes
 from seqjax.ops.hoist import Hoisted, hoist
@@ -119,7 +119,7 @@ def trace(rec: Recurrence, params: PyTree, h_prev: PyTree, h_t: PyTree, u_t: PyT
 
 
 def _is_differentiable(array: jax.Array) -> bool:
-    return isinstance(array, jax.core.Tracer) and is_inexact(array)
+    return is_traced(array) and is_inexact(array)
 
 
 def over_steps(function: Callable, params: PyTree, *series: PyTree) -> PyTree:

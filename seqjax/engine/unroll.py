@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from seqjax import _checks
 from seqjax._tree import flip, is_half, is_inexact, length_of, size_in_bytes, where
-from seqjax._types import PyTree
+from seqjax._types import Array, PyTree
 from seqjax.engine.adjoint import BPTT, Adjoint
 from seqjax.engine.model import Model, check_params, check_state
 from seqjax.engine.per_model import compiled
@@ -29,9 +29,9 @@ def unroll(
     xs: PyTree,
     state: PyTree = None,
     *,
-    length: int | jax.Array | None = None,
-    mask: jax.Array | None = None,
-    reset: jax.Array | None = None,
+    length: int | Array | None = None,
+    mask: Array | None = None,
+    reset: Array | None = None,
     reverse: bool = False,
     adjoint: Adjoint = _BPTT,
 ) -> tuple[PyTree, PyTree]:

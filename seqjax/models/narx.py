@@ -1,6 +1,6 @@
 """NARX: past inputs and past outputs feed one network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -43,8 +43,8 @@ def narx(
     hidden_size: int,
     output_size: int,
     *,
-    input_delays: tuple[int, ...] = (0, 1),
-    output_delays: tuple[int, ...] = (1, 2),
+    input_delays: Sequence[int] = (0, 1),
+    output_delays: Sequence[int] = (1, 2),
     activation: Callable = jnp.tanh,
     output_activation: Callable | None = None,
     dtype: Any = None,

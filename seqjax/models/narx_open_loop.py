@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from seqjax import _checks
 from seqjax._tree import cast
-from seqjax._types import Key, PyTree
+from seqjax._types import Array, Key, PyTree
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.model import Model, check_params, check_state
 from seqjax.engine.recurrence import Steps
@@ -24,11 +24,11 @@ __all__ = ["teacher_force", "warm_start"]
 def teacher_force(
     model: NARX,
     params: PyTree,
-    xs: jax.Array,
-    measured_ys: jax.Array,
+    xs: Array,
+    measured_ys: Array,
     state: NARXState | None = None,
     *,
-    forced: jax.Array | None = None,
+    forced: Array | None = None,
     **options: Any,
 ) -> tuple[NARXState, jax.Array]:
     """Runs a NARX model in open loop: what is fed back is measured, so each y is one step ahead.
@@ -72,12 +72,12 @@ def teacher_force(
     params, state = check_params(model, params), check_state(model, params, state)
     if forced is None:
         return unroll(OpenLoop(model), params, (xs, measured), state, **options)
-    forced = _checks.array("forced", forced, (time,), jnp.bool_)
-    measured = jnp.where(forced[:, None], measured, jnp.zeros_like(measured))
-    return unroll(MixedLoop(model), params, (xs, measured, forced), state, **options)
+    forced_at = _checks.array("forced", forced, (time,), jnp.bool_)
+    measured = jnp.where(forced_at[:, None], measured, jnp.zeros_like(measured))
+    return unroll(MixedLoop(model), params, (xs, measured, forced_at), state, **options)
 
 
-def warm_start(model: NARX, xs: jax.Array, measured_ys: jax.Array) -> NARXState:
+def warm_start(model: NARX, xs: Array, measured_ys: Array) -> NARXState:
     """The state of a NARX model after a measured history, whatever its parameters.
 
     Args:
@@ -99,15 +99,15 @@ def warm_start(model: NARX, xs: jax.Array, measured_ys: jax.Array) -> NARXState:
     ([[4.0]], [[30.0], [40.0]])
     """
     _checks.instance("model", model, NARX, "a model from sj.narx")
-    xs, time = _checks.series("xs", xs, model.input_spec)
+    inputs, time = _checks.series("xs", xs, model.input_spec)
     shape = (time, model.output_size)
     measured = _checks.array("measured_ys", measured_ys, shape, model.input_spec.dtype)
-    inputs, outputs = model.input_delays[-1], model.feedback.delays[-1]
-    if time < max(inputs, outputs):
-        expected = f"a history of at least {max(inputs, outputs)} steps"
+    of_inputs, of_outputs = model.input_delays[-1], model.feedback.delays[-1]
+    if time < max(of_inputs, of_outputs):
+        expected = f"a history of at least {max(of_inputs, of_outputs)} steps"
         given = f"{time} step{'' if time == 1 else 's'}"
         raise ValueError(_checks.mismatch("xs", expected, given))
-    return NARXState(xs[time - inputs :], measured[time - outputs :])
+    return NARXState(inputs[time - of_inputs :], measured[time - of_outputs :])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The time-delay neural network: a finite response."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ def tdnn(
     input_size: int,
     output_size: int,
     *,
-    delays: tuple[int, ...] = (0, 1, 2),
+    delays: Sequence[int] = (0, 1, 2),
     activation: Callable | None = None,
     dtype: Any = None,
     param_dtype: Any = None,

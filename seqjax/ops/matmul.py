@@ -15,13 +15,14 @@ from jax import lax
 
 from seqjax import _checks
 from seqjax._tree import wide_dtype
+from seqjax._types import Array
 from seqjax.ops._jax import ad, batching, has_explicit_axes, matmul_precision
 from seqjax.ops.rows import beside_rows, rows_primitive, sum_rows, vary_alike
 
 __all__ = ["add_bias", "matmul"]
 
 
-def matmul(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+def matmul(x: Array, kernel: Array, bias: Array | None = None) -> jax.Array:
     """``x @ kernel + bias``; under ``vmap`` the mapped axis of ``x`` becomes rows.
 
     Use it for the matmuls of a cell of your own: ``jax.vmap`` then costs nothing, forward
@@ -44,13 +45,13 @@ def matmul(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> ja
     >>> jax.vmap(sj.matmul, (0, None))(xs, kernel).shape
     (7, 2)
     """
-    _checks.matmul_operands(x, kernel, bias)
-    if has_explicit_axes(x, kernel):
-        y = _dot(x, kernel)
+    rows, weights, shift = _checks.matmul_operands(x, kernel, bias)
+    if has_explicit_axes(rows, weights):
+        y = _dot(rows, weights)
     else:
         # The precision that is in force here: the lowering runs when it no longer is.
-        y = _matmul.bind(*vary_alike(x, kernel), precision=matmul_precision())
-    return y if bias is None else add_bias(y, bias)
+        y = _matmul.bind(*vary_alike(rows, weights), precision=matmul_precision())
+    return y if shift is None else add_bias(y, shift)
 
 
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
