@@ -29,6 +29,7 @@ from benchmarks.report import draw, summary, table
 from benchmarks.timing import interleaved, rounded
 
 RESULTS = Path(__file__).resolve().parent / "results"
+PICTURES = RESULTS.parent.parent / "docs" / "images"
 GRID = [  # T, B, I = H
     (128, 32, 64),
     (128, 32, 128),
@@ -176,7 +177,7 @@ def main():
     print(table(report))
     if not options.dry:
         path.write_text(json.dumps(report, indent=1) + "\n")
-        draw(RESULTS / f"compare_{slug()}.png", report)
+        draw(PICTURES / f"compare_{slug()}.png", report)
 
 
 if __name__ == "__main__":

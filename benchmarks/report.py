@@ -1,4 +1,4 @@
-"""What `compare` found, in short: a table for the README, and a picture.
+"""What `compare` found, in short: a table for docs/benchmarks.md, and a picture.
 
 python -m benchmarks.report benchmarks/results/compare_<device>.json     # prints the table
 """

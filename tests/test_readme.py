@@ -1,10 +1,15 @@
-"""Every code block of the README runs, and every message of its table of errors is real."""
+"""Every code block of README and docs runs; every error, figure and link in them is real."""
 
 import dataclasses
+import importlib.metadata
 import itertools
 import json
+import operator
+import os
 import pathlib
 import re
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -14,25 +19,57 @@ from packaging.version import Version
 from benchmarks.report import summary, table
 
 ROOT = pathlib.Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-ERRORS = re.findall(r"^\| `([^|]+)` \| `([^|]+)` \|$", README, flags=re.M)
+PAGES = {
+    path.name: path.read_text() for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+}
+BLOCK = re.compile(r"^```python\n(.*?)^```", flags=re.S | re.M)
+ERRORS = re.findall(r"^\| `([^|]+)` \| `([^|]+)` \|$", PAGES["errors.md"], flags=re.M)
+README, BENCHMARKS, SPEED = (PAGES[name] for name in ("README.md", "benchmarks.md", "speed.md"))
 
 
-def test_the_readme_has_what_these_tests_read():
-    assert len(BLOCKS) >= 3
-    assert len(ERRORS) >= 8
+def program(page):
+    """The code blocks of a page, one after the other, each at the line where it stands."""
+    lines = [""] * len(page.splitlines())
+    for block in BLOCK.finditer(page):
+        first = page[: block.start(1)].count("\n")
+        code = block[1].splitlines()
+        lines[first : first + len(code)] = code
+    return "\n".join(lines)
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_code_block_runs(number):
+def test_the_pages_have_what_these_tests_read():
+    with_code = {name for name, page in PAGES.items() if BLOCK.search(page)}
+    assert {"README.md", "quickstart.md", "data.md", "own_cell.md", "devices.md"} <= with_code
+    assert sum(len(BLOCK.findall(page)) for page in PAGES.values()) >= 25
+    assert len(ERRORS) >= 12
+    assert README.count("\n") <= 100
+
+
+# As a reader runs it: float32, and the blocks of a page one after the other in one session.
+@pytest.mark.parametrize("name", [n for n in PAGES if BLOCK.search(PAGES[n]) and n != "devices.md"])
+def test_code_of_the_page_runs(name):
     import jax
 
-    # As a reader runs them: float32, and the blocks one after the other in one session.
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        names: dict = {"__name__": "readme"}
-        for block in BLOCKS[: number + 1]:
-            exec(compile(block, "README.md", "exec"), names)
+    code = compile(program(PAGES[name]), name, "exec")
+    standard, allowed = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
+    with jax.enable_x64(False), standard, allowed:
+        exec(code, {"__name__": name})
+
+
+def test_code_of_the_page_on_devices_runs():
+    """JAX fixes the number of its devices when it starts: in a process of its own."""
+    code = program(PAGES["devices.md"])
+    if Version(importlib.metadata.version("jax")) < Version("0.10"):  # as the page says
+        code = re.sub(r"^with jax.set_mesh.*\n(?:    .*\n)+", "", code, flags=re.M)
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+    }
+    code += "\nassert jax.device_count() == 2\nassert len(gradient[0]['bias'].devices()) == 2\n"
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr[-4000:]
 
 
 @pytest.mark.parametrize(("call", "message"), ERRORS)
@@ -57,31 +94,57 @@ def test_error_of_the_table(call, message):
     assert str(caught.value) == message
 
 
-def test_every_file_that_is_linked_is_there():
-    linked = set(re.findall(r"\]\(([^)#:]+)\)", README))
-    assert {f"examples/{name}.py" for name in ("tagging", "long_memory", "char_rnn")} <= linked
-    assert [path for path in linked if not (ROOT / path).exists()] == []
+@pytest.mark.parametrize("name", PAGES)
+def test_every_file_that_is_linked_is_there(name):
+    folder = ROOT if name == "README.md" else ROOT / "docs"
+    linked = set(re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", PAGES[name]))
+    assert [path for path in linked if not (folder / path).exists()] == []
+    if name == "README.md":
+        examples = ("tagging", "long_memory", "char_rnn", "system_identification")
+        assert {f"examples/{example}.py" for example in examples} <= linked
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_name_of_seqjax_exists(name):
+    import seqjax as sj
+
+    for dotted in set(re.findall(r"\bsj((?:\.[a-zA-Z_]\w*)+)", PAGES[name])):
+        assert operator.attrgetter(dotted[1:])(sj) is not None
 
 
 # Of each system, a word of the lines of the notes that the table of models sends a reader to.
 WORDS = {
     "sj.tdnn": "TDNN", "sj.narx": "NARX", "sj.memory": "memory variable", "sj.jordan": "Jordan",
     "sj.elman": "Elman", "sj.rnn": "RNN", "sj.stack": "layers k", "sj.bidirectional": "backward",
-    "sj.generate": "character-level", "any divergence": "DIV",
+    "sj.generate": "character-level", "any loss": "DIV", "sj.dense": "softmax",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("system", WORDS)
-def test_the_lines_of_the_notes_are_about_the_system(system):
-    notes = ROOT.parent / "shared" / "notes.md"
-    if not notes.exists():
-        pytest.skip("the notes are not at hand")
-    row = next(r for r in README.splitlines() if r.startswith("| ") and system in r.split("|")[1])
-    lines, cited = notes.read_text().splitlines(), row.split("|")[3]
-    text = ""
-    for first, last in re.findall(r"(\d+)(?:–(\d+))?(?=[,; ]|$)", re.sub("§\\d", "", cited)):
-        text += " ".join(lines[int(first) - 1 : int(last or first)])
-    assert WORDS[system] in text
+def test_the_lines_of_the_notes_are_about_the_systems():
+    line = re.compile(r"^\*\*(\d\.\d)\*\*(.*?)(?=^\*\*|^## |\Z)", re.S | re.M)
+    lines = dict(line.findall(PAGES["notes.md"]))
+    assert len(lines) == 19
+    rows = [row.split("|") for row in PAGES["models.md"].splitlines() if row.startswith("| ")]
+    cited = {row[1]: re.findall(r"\d\.\d", row[3]) for row in rows}
+    assert set(itertools.chain(*cited.values())) <= set(lines)
+    for system, word in WORDS.items():
+        (numbers,) = (found for name, found in cited.items() if re.search(rf"{system}\b", name))
+        assert any(word in lines[number] for number in numbers), system
+
+
+def test_every_suite_is_described_to_contributors():
+    said = re.findall(r"^\| `(test_\w+\.py)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    assert sorted(said) == sorted(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+
+
+def test_the_sections_that_docstrings_cite_are_those_of_the_notes():
+    sections = re.findall(r"^## (\d)\.", PAGES["notes.md"], re.M)
+    cited = {
+        number
+        for path in (ROOT / "seqjax").rglob("*.py")
+        for number in re.findall(r"[Nn]otes, section (\d)", path.read_text())
+    }
+    assert {"1", "2", "3", "4", "5"} <= cited <= set(sections)
 
 
 def results(name):
@@ -91,17 +154,17 @@ def results(name):
 
 def test_the_table_of_speeds_is_that_of_the_committed_results():
     report = results("compare")
-    assert table(report) in README
+    assert table(report) in BENCHMARKS
     assert report["summary"] == summary(report["rows"])
     versions = report["versions"]
-    assert f"(jax {versions['jax']}, torch {versions['torch']})" in README
+    assert f"(jax {versions['jax']}, torch {versions['torch']})" in BENCHMARKS
 
 
 def test_what_is_said_of_the_speeds_is_true_of_the_committed_results():
     rows = results("compare")["rows"]
     gradient, forward = ([r for r in rows if r["what"] == w] for w in ("gradient", "forward"))
     peak = [round(100 * r["fraction_of_matmul_peak"]) for r in gradient]
-    assert f"of which the gradient reaches {min(peak)} to {max(peak)} %" in README
+    assert f"of which the gradient reaches {min(peak)} to {max(peak)} %" in BENCHMARKS
     behind = lambda rows: {
         (r["cell"], *r["shape"]): round(r["best_jax_peer/seqjax"], 2)
         for r in rows
@@ -131,17 +194,35 @@ def test_what_is_said_of_the_speeds_is_true_of_the_committed_results():
             assert r["ms"].pop("torch") < min(r["ms"].values())
 
 
+def test_what_the_readme_says_of_the_speeds_is_true_of_the_committed_results():
+    found = results("compare")["summary"]
+    gradient, forward = (found[f"all, {what}"] for what in ("forward + backward", "forward alone"))
+    words = " ".join(README.split())
+    assert f"in all rows but three, by {gradient['best JAX peer'][0]} times in geometric" in words
+    mean, worst = forward["best JAX peer"]
+    assert f"level with the best of them ({mean:.2f}) and behind for a GRU on a single" in words
+    assert f"({worst} at worst)" in words
+
+
+def test_what_is_said_of_the_character_model_is_true_of_the_committed_results():
+    path = ROOT / "benchmarks" / "results" / "char_rnn_vs_torch.json"
+    found = json.loads(path.read_text())["results"]
+    said = re.findall(r"(\d\.\d{3}) ± (\d\.\d{3})", BENCHMARKS)
+    ours = found["seqjax"], found["torch"], found["torch, same start"]
+    assert said == [(f"{row['mean']:.3f}", f"{row['sd']:.3f}") for row in ours]
+
+
 def test_the_table_of_stores_is_that_of_the_committed_results():
     report = results("memory")
     found = report["long"]
-    rows = re.findall(r"\| (\d+) MB \| ([\d.]+) s \|$", README, re.M)
+    rows = re.findall(r"\| (\d+) MB \| ([\d.]+) s \|$", SPEED, re.M)
     measured = {
         (f"{megabytes:.0f}", f"{found['ms'][name] / 1e3:.2f}")
         for name, megabytes in found["temp_mb"].items()
     }
     assert len(rows) == 5
     assert set(rows) <= measured
-    assert f"2 cores, jax {report['jax']}; `benchmarks/memory.py`" in README
+    assert f"2 cores, jax {report['jax']}; `benchmarks/memory.py`" in SPEED
 
 
 def test_time_is_proportional_to_the_length():
@@ -156,12 +237,12 @@ def test_time_is_proportional_to_the_length():
         assert set(of) == set(measured)
         assert (f"!={version}" in jaxlib) == (min(scan) > 3)
         if max(scan) < 3:
-            assert version in README
+            assert version in BENCHMARKS
             ratios += itertools.chain(*of.values())
         else:
-            assert f"With jaxlib {version}, which is excluded," in README
+            assert f"With jaxlib {version}, which is excluded," in BENCHMARKS
     said = f"each doubling takes {min(ratios):.2f} to {max(ratios):.2f} times as long"
-    assert said in README
+    assert said in BENCHMARKS
     assert max(ratios) < 2.5
 
 

@@ -1,4 +1,4 @@
-"""benchmarks/silverbox.py: both scorings, the sizes of the nets, and the README's table of them."""
+"""benchmarks/silverbox.py: both scorings, the sizes of the nets, and their table in the docs."""
 
 import argparse
 import json
@@ -11,12 +11,12 @@ import pytest
 import seqjax as sj
 from benchmarks import silverbox
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs" / "benchmarks.md").read_text()
 ROWS = json.loads(silverbox.RESULTS.read_text())
 
 
-def test_the_readme_has_the_table_of_the_committed_results():
-    assert silverbox.table(ROWS) in README
+def test_the_docs_have_the_table_of_the_committed_results():
+    assert silverbox.table(ROWS) in PAGE
 
 
 def test_each_net_has_a_row_of_three_seeds():
@@ -38,7 +38,7 @@ def test_the_small_nets_are_of_the_published_sizes():
         assert row["parameters"] + second_bias == row["published_parameters"]
 
 
-def test_what_the_readme_says_in_words_is_true_of_the_rows():
+def test_what_the_docs_say_in_words_is_true_of_the_rows():
     def better(name):
         found, theirs = (ROWS[name][of]["all"] for of in ("rmse_mv", "published_rmse_mv"))
         return {test for test in silverbox.TESTS if max(found[test]) < theirs[test]}

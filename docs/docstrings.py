@@ -1,0 +1,36 @@
+"""Makes Markdown of what the docstrings write in plain text, for mkdocstrings."""
+
+import re
+from typing import Any
+
+import griffe
+
+# An example, from its first prompt to the empty line after it.
+DOCTEST = re.compile(r"^>>> .*(?:\n.*\S.*)*", re.M)
+SECTION = re.compile(r"[Nn]otes, section (\d)")
+SECTIONS = {  # the headings of notes.md
+    "1": "1-finite-response",
+    "2": "2-infinite-response",
+    "3": "3-the-state-space-model",
+    "4": "4-training",
+    "5": "5-two-directions",
+    "6": "6-characters",
+}
+
+
+def link(match: re.Match) -> str:
+    return f"[{match[0]}][{SECTIONS[match[1]]}]"
+
+
+class Docstrings(griffe.Extension):
+    """Each doctest becomes a block of code, and each section of the notes a link."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        if obj.docstring:
+            text = DOCTEST.sub(r"```pycon\n\g<0>\n```", obj.docstring.value)
+            obj.docstring.value = SECTION.sub(link, text)
+
+    def on_function(self, *, func: griffe.Function, **kwargs: Any) -> None:
+        for parameter in func.parameters:
+            if str(parameter.default) == "_BPTT":  # the one that all calls share
+                parameter.default = "BPTT()"
