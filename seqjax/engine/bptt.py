@@ -205,8 +205,9 @@ def _adjoint_fwd(static: _Static, *operands: Any) -> tuple:
 
 def _adjoint_bwd(static: _Static, operands: tuple, cotangents: tuple) -> tuple:
     step_vjp, history, clip = static.value
-    # `jnp.asarray`: JAX may hand a constant on as a literal, which is no array.
-    operands = jax.tree.map(jnp.asarray, operands)
+    # JAX may hand a constant on as a literal, which is no array. Arrays are left alone: `asarray`
+    # of one on explicit axes fails under `vmap` in JAX 0.8.
+    operands = jax.tree.map(lambda a: a if isinstance(a, jax.Array) else jnp.asarray(a), operands)
     closed_over, weights, state, reset_state, u, z, states, steps = operands
     d_last, d_states = (inexact(tree) for tree in cotangents)
     entering = history.entering(state, reset_state, states, steps)
