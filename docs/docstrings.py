@@ -7,7 +7,9 @@ import griffe
 
 # An example, from its first prompt to the empty line after it.
 DOCTEST = re.compile(r"^>>> .*(?:\n.*\S.*)*", re.M)
-SECTION = re.compile(r"[Nn]otes, section (\d)")
+# "A cell with params {…: …}", whose colon would be taken for the end of a type.
+SENTENCE = re.compile(r"^Returns:\n  (?=An? )", re.M)
+SECTION = re.compile(r"[Nn]otes, sections? (\d)")
 SECTIONS = {  # the headings of notes.md
     "1": "1-finite-response",
     "2": "2-infinite-response",
@@ -23,7 +25,7 @@ def link(match: re.Match) -> str:
 
 
 class Docstrings(griffe.Extension):
-    """Each doctest becomes a block of code, and each section of the notes a link."""
+    """Doctests become blocks of code, sections of the notes links, and results have a type."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring:
@@ -34,3 +36,6 @@ class Docstrings(griffe.Extension):
         for parameter in func.parameters:
             if str(parameter.default) == "_BPTT":  # the one that all calls share
                 parameter.default = "BPTT()"
+        if func.docstring:
+            typed = f"Returns:\n  {func.returns}: "
+            func.docstring.value = SENTENCE.sub(lambda _: typed, func.docstring.value)

@@ -1,7 +1,6 @@
 """Every code block of README and docs runs; every error, figure and link in them is real."""
 
 import dataclasses
-import importlib.metadata
 import itertools
 import json
 import operator
@@ -59,8 +58,6 @@ def test_code_of_the_page_runs(name):
 def test_code_of_the_page_on_devices_runs():
     """JAX fixes the number of its devices when it starts: in a process of its own."""
     code = program(PAGES["devices.md"])
-    if Version(importlib.metadata.version("jax")) < Version("0.10"):  # as the page says
-        code = re.sub(r"^with jax.set_mesh.*\n(?:    .*\n)+", "", code, flags=re.M)
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
