@@ -331,7 +331,7 @@ def run_suite(directory: str, arguments: list[str], result: str) -> None:
 
 def copy_project(place: str) -> None:
     parts = ("seqjax", "tests", "examples", "benchmarks", ".ci", ".github", "pyproject.toml")
-    for part in (*parts, "README.md"):
+    for part in (*parts, "docs", "README.md", "CONTRIBUTING.md"):
         source, to = ROOT / part, pathlib.Path(place, part)
         if source.is_dir():
             shutil.copytree(source, to, ignore=shutil.ignore_patterns("__pycache__"))
