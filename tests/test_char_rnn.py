@@ -3,7 +3,7 @@
 It runs in processes of its own, as a user runs it: float32, where the suite has float64.
 """
 
-import importlib.util
+import importlib
 import json
 import os
 import random
@@ -107,10 +107,7 @@ def test_sample_writes_as_many_characters_as_asked_for(whole, prime):
 @pytest.fixture(scope="module")
 def example():
     sys.path.insert(0, str(SCRIPT.parent))  # as for a script that is run
-    spec = importlib.util.spec_from_file_location("char_rnn", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("char_rnn")
 
 
 @pytest.mark.parametrize(
@@ -163,11 +160,12 @@ def test_resume_refuses_another_text(example, whole, text, tmp_path, capsys):
 
 
 def test_the_standard_library_and_its_vocabulary(example):
-    text = example.read_text(None, limit=1_000_000)
+    data = importlib.import_module("_char_rnn.text")
+    text = data.read_text(None, limit=1_000_000)
     assert len(text) == 1_000_000
     assert text.count("def ") > 1000
-    vocabulary = example.make_vocabulary(text, 60)
+    vocabulary = data.make_vocabulary(text, 60)
     assert len(vocabulary) == 60
-    assert vocabulary[-1] == example.UNKNOWN
-    assert example.encode("e€", vocabulary).tolist() == [vocabulary.index("e"), 59]
-    assert example.make_vocabulary("abba", 60) == "ab"
+    assert vocabulary[-1] == data.UNKNOWN
+    assert data.encode("e€", vocabulary).tolist() == [vocabulary.index("e"), 59]
+    assert data.make_vocabulary("abba", 60) == "ab"

@@ -13,12 +13,12 @@ def draw_curves(path: Path, history: dict, title: str, clip: float):
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     window = 1 + len(history["loss"]) // 50
-    for axes, name, colour in ((top, "loss", "#2171b5"), (bottom, "grad_norm", "#238b45")):
+    for axes, name, color in ((top, "loss", "#2171b5"), (bottom, "grad_norm", "#238b45")):
         values = np.array(history[name])
         steps = np.arange(1, len(values) + 1)
         mean = np.convolve(values, np.ones(window) / window, "valid")
-        axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.35)
-        axes.plot(steps[window - 1 :], mean, color=colour, label="training, running mean")
+        axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.35)
+        axes.plot(steps[window - 1 :], mean, color=color, label="training, running mean")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     steps, bits = zip(*history["val"], strict=True)
@@ -60,7 +60,7 @@ def features(text: str) -> dict[str, np.ndarray]:
 
 
 def draw_activation(path: Path, cells: np.ndarray, text: str) -> str:
-    """The activation of one cell over a text, as the colour behind each character.
+    """The activation of one cell over a text, as the color behind each character.
 
     It is the cell that goes best with one of the features above, by its correlation over
     the whole text; shown are the lines where that feature varies most.
@@ -97,10 +97,10 @@ def draw_activation(path: Path, cells: np.ndarray, text: str) -> str:
             axes.text(column, row, character.replace("\n", "↵"), family="monospace", fontsize=9,
                       ha="center", va="center_baseline", parse_math=False)  # fmt: skip
     pale = LinearSegmentedColormap.from_list("pale", ["#f26b4e", "#fdfdf6", "#4ea3e0"])
-    colours = axes.imshow(image, cmap=pale, vmin=-1, vmax=1, aspect="auto")
+    colors = axes.imshow(image, cmap=pale, vmin=-1, vmax=1, aspect="auto")
     axes.set_axis_off()
     axes.set_title(what, fontsize=11, loc="left")
-    figure.colorbar(colours, label="tanh(c)", ticks=[-1, 0, 1], pad=0.01, aspect=40)
+    figure.colorbar(colors, label="tanh(c)", ticks=[-1, 0, 1], pad=0.01, aspect=40)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # it draws a box
         figure.savefig(path, dpi=150)

@@ -1,0 +1,35 @@
+"""What `char_rnn.py` prints: what is trained, and how far it is."""
+
+import contextlib
+import math
+
+import jax
+from _char_rnn.text import Data
+from _common import console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+
+def describe(options, data: Data, params, done: int) -> str:
+    """Prints what is trained on what; returns the first half of it, for the title of a figure."""
+    title = f"LSTM, {options.layers} × {options.hidden_size} units, on {data.name}"
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    per_epoch = (data.streams.shape[1] - 1) // options.seq_length
+    size = f"{options.batch_size} × {options.seq_length}"
+    console.print(data.summary)
+    console.print(f"model       {title}: {count:,} parameters, {jax.devices()[0].device_kind}")
+    console.print(f"training    {options.steps:,} updates of {size} characters, "
+                  f"{options.steps / per_epoch:.2g} epochs; Ctrl-C saves and stops")  # fmt: skip
+    if options.resume:
+        console.print(f"resumed     after update {done:,}")
+    return title
+
+
+@contextlib.contextmanager
+def progress_bar(done: int, steps: int):
+    """Yields (progress, bar) with fields loss, val, norm and speed to update."""
+    columns = ("{task.fields[loss]:.2f} bits/char", "val {task.fields[val]:.2f}",
+               "|grad| {task.fields[norm]:.2f}", "{task.fields[speed]:,.0f} chars/s")  # fmt: skip
+    columns = (BarColumn(None), MofNCompleteColumn(), *columns, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        fields = {"loss": math.nan, "val": math.nan, "norm": math.nan, "speed": 0}
+        yield progress, progress.add_task("", total=steps, completed=done, **fields)
