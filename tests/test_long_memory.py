@@ -3,7 +3,7 @@
 It runs in a process of its own, as a user runs it: float32, where the suite has float64.
 """
 
-import importlib.util
+import importlib
 import os
 import subprocess
 import sys
@@ -23,10 +23,8 @@ TINY = ["--adding-length=6", "--copy-length=3", "--hidden-size=5", "--batch-size
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("long_memory", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(SCRIPT.parent))  # as for a script that is run
+    return importlib.import_module("long_memory")
 
 
 def test_it_compares_every_system_and_draws_the_figure(example, tmp_path):

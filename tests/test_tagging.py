@@ -39,7 +39,7 @@ def spelled(example, line, kind):
 
 
 def test_the_tags_of_a_line_are_those_of_its_tokens(example):
-    (line,) = importlib.import_module("tagging_data").tag_lines("x.y = foo(n, 1)  # why")
+    (line,) = importlib.import_module("_tagging.data").tag_lines("x.y = foo(n, 1)  # why")
     tags = spelled(example, line, "tags")
     text = "x.y = foo(n, 1)  # why"
     expected = {"x": "object", "foo": "called", "n": "name", "1": "number", "# why": "comment"}
@@ -55,7 +55,7 @@ def test_the_tags_of_a_line_are_those_of_its_tokens(example):
 
 
 def test_what_only_the_past_or_nothing_decides(example):
-    tag_lines = importlib.import_module("tagging_data").tag_lines
+    tag_lines = importlib.import_module("_tagging.data").tag_lines
     (line,) = tag_lines("def name(): pass")
     assert spelled(example, line, "labels")[:2] == ["keyword", "defined"]
     assert tag_lines("a = '''\nlong\n'''\nb = 1")[0].labels == tag_lines("b = 1")[0].labels
@@ -63,9 +63,10 @@ def test_what_only_the_past_or_nothing_decides(example):
 
 
 def test_greedy_decoding_and_edit_distance(example):
-    assert example.collapse([0, 3, 3, 0, 3, 5, 5, 0]) == [3, 3, 5]
-    assert example.collapse([0, 0]) == []
-    distance = example.edit_distance
+    scores = importlib.import_module("_tagging.scores")
+    assert scores.collapse([0, 3, 3, 0, 3, 5, 5, 0]) == [3, 3, 5]
+    assert scores.collapse([0, 0]) == []
+    distance = scores.edit_distance
     assert distance("kitten", "sitting") == 3
     assert (distance([], [1, 2]), distance([1], []), distance([1, 2], [1, 2])) == (2, 1, 0)
 

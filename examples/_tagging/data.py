@@ -13,7 +13,7 @@ import numpy as np
 LENGTH = 80  # characters of a line, with its end
 OTHER = "\N{REPLACEMENT CHARACTER}"
 VOCABULARY = "\0" + "".join(map(chr, range(32, 127))) + "↵" + OTHER  # the first one is padding
-TAGS = {  # and their colours; the first one is the blank of CTC
+TAGS = {  # and their colors; the first one is the blank of CTC
     "space": "#585b70", "keyword": "#cba6f7", "defined": "#f9e2af", "called": "#74a8fc",
     "object": "#5eead4", "assigned": "#ff922b", "name": "#f4f4f8", "string": "#a6da6b",
     "number": "#f783ac", "comment": "#8a8fa3", "operator": "#c58b62",
