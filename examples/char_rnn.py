@@ -54,12 +54,12 @@ parser.set_defaults(  # --help says what each option means
 )
 
 
-def make_loss(model: sj.Model):
+def make_loss(model: sj.Model, vocabulary_size: int):
     adjoint = sj.BPTT(store="preactivations")  # fastest, and at these sizes memory is no concern
 
     def loss(params, states, symbols):
         """Nats per character over symbols [B, T + 1], and the state of each stream after it."""
-        xs = one_hot(symbols[:, :-1], *model.input_spec.shape)
+        xs = one_hot(symbols[:, :-1], vocabulary_size)
         read = lambda state, xs: sj.unroll(model, params, xs, state, adjoint=adjoint)
         states, logits = jax.vmap(read)(states, xs)
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, symbols[:, 1:])
@@ -72,7 +72,7 @@ def train(options, checkpoints):
     batch, span, out = options.batch_size, options.seq_length, Path(options.out)
     data = read_data(options)
     model = make_model(len(data.vocabulary), options.hidden_size, options.layers)
-    loss = make_loss(model)
+    loss = make_loss(model, len(data.vocabulary))
     warmup = min(100, options.steps // 10)
     rate = optax.warmup_cosine_decay_schedule(0.0, options.learning_rate, warmup, options.steps)
     optimizer = optax.chain(optax.clip_by_global_norm(options.grad_clip), optax.adam(rate))
@@ -81,7 +81,8 @@ def train(options, checkpoints):
 
     @jax.jit
     def evaluate(params):
-        read = lambda states, symbols: loss(params, states, symbols)[::-1]
+        swap = lambda nats, states: (states, nats)
+        read = lambda states, symbols: swap(*loss(params, states, symbols))
         states = initial_states(model, params, data.val.shape[1])
         return jax.lax.scan(read, states, data.val)[1].mean() / math.log(2)
 
@@ -124,9 +125,8 @@ def train(options, checkpoints):
                 save(checkpoints, options, data, done, history, params, (opt_state, states))
         save(checkpoints, options, data, done, history, params, (opt_state, states))
     if done < options.steps:
-        command = f"{Path(sys.argv[0]).name} --out {options.out} --resume"
-        console.print(f"Stopped after update {done:,}, which is saved. To continue: {command}")
-        return
+        how = f"{Path(sys.argv[0]).name} --out {options.out} --resume"
+        return console.print(f"Stopped after update {done:,}, which is saved. To continue: {how}")
 
     draw_curves(out / "curves.png", history, title, options.grad_clip)
     cells = np.array(activations(model, params, encode(data.unseen, data.vocabulary)))

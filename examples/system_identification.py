@@ -130,7 +130,7 @@ def main(argv=None):
             runs[name] = np.asarray(run_freely(params, record.test_xs)[1])
             ahead = "–"
             if name.startswith("NARX"):
-                forced = sj.teacher_force(system.model, params, record.test_xs, record.test_ys)[1]
+                forced = chosen["NARX, open loop"].predict(params, record.test_xs, record.test_ys)
                 ahead = f"{error(forced, record.test_ys):.2f}"
             count = sum(leaf.size for leaf in jax.tree.leaves(params))
             table.add_row(name, f"{count:,}", f"{error(runs[name], record.test_ys):.2f}", ahead,

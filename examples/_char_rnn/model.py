@@ -33,7 +33,7 @@ def activations(model: sj.Model, params, symbols) -> jax.Array:
     """[T, layers, H]: tanh(c(t)) of every LSTM cell, after each of the symbols [T]."""
 
     def read(state, symbol):
-        state, _ = model.step(params, state, one_hot(symbol, *model.input_spec.shape))
+        state, _ = model.step(params, state, one_hot(symbol, len(params[0]["kernel"])))
         return state, jnp.stack([lstm.c for lstm in state[:-1]])
 
     return jnp.tanh(jax.lax.scan(read, model.initial_state(params), symbols)[1])

@@ -38,7 +38,8 @@ REMEMBERED = (*FIXED, "steps", "learning_rate", "grad_clip", "eval_every")
 
 def parse(argv, remembered: dict | None = None) -> argparse.Namespace:
     """The options of a command line, which override those that a checkpoint remembers."""
-    options = parser.parse_args(argv, remembered and argparse.Namespace(**remembered))
+    remembered = remembered or {}
+    options = parser.parse_args(argv, argparse.Namespace(**remembered))
     options.data = options.data and str(Path(options.data).resolve())
     for name in FIXED if remembered else ():
         if getattr(options, name) != remembered[name]:

@@ -24,10 +24,19 @@ ASSIGNMENTS = [operator + "=" for operator in OPERATORS]
 FOLLOWED_BY = {"(": "called", ".": "object"} | dict.fromkeys(ASSIGNMENTS, "assigned")
 
 
-class Lines(NamedTuple):
-    """Of lines of code, padded with zeros: symbols, the tag of each character, which character of
-    a name it is from 1 on, all [B, T]; and the tags of the tokens, [B, N]. Lists, for one line.
+class Line(NamedTuple):
+    """Of a line of code: symbols, the tag of each character, which character of a name it is from
+    1 on, all [T]; and the tags of the tokens, [N].
     """
+
+    symbols: list[int]
+    tags: list[int]
+    places: list[int]
+    labels: list[int]
+
+
+class Lines(NamedTuple):
+    """The same of many lines, padded with zeros: [B, T] and [B, N]."""
 
     symbols: np.ndarray
     tags: np.ndarray
@@ -47,12 +56,13 @@ def tag_of(previous, token, following) -> str | None:
     return FOLLOWED_BY.get(following.string, "name")
 
 
-def tag_lines(code: str) -> list[Lines]:
+def tag_lines(code: str) -> list[Line]:
     """Each line that is not empty and not left out; none if this is no Python."""
     rows = [row + "\n" for row in code.split("\n")]
     numbers = {c: i for i, c in enumerate(VOCABULARY)} | {"\n": VOCABULARY.index("↵")}
     symbols = [[numbers.get(c, numbers[OTHER]) for c in row] for row in rows]
-    lines = [Lines(row, [0] * len(row), [0] * len(row), []) for row in symbols]
+    lines: list[Line | None]
+    lines = [Line(row, [0] * len(row), [0] * len(row), []) for row in symbols]
     try:
         tokens = list(tokenize.generate_tokens(iter(rows).__next__))
     except (tokenize.TokenError, SyntaxError):

@@ -15,7 +15,9 @@ INK, PAPER = "#cdd6f4", "#1e1e2e"
 def draw(path: Path, test: Lines, outputs: dict, scores: dict):
     """Predicted tags of a few lines; accuracy by place in the name; CTC's outputs of a line."""
     figure = Figure(figsize=(12, 9.5), layout="constrained", facecolor=PAPER)
-    code, below = figure.subfigures(2, 1, height_ratios=[1.25, 1], facecolor=PAPER)
+    code, below = figure.subfigures(
+        2, 1, squeeze=False, height_ratios=[1.25, 1], facecolor=PAPER
+    ).flat
     low = below.subfigures(1, 2, width_ratios=[1, 2.2], facecolor=PAPER)
     # Chosen by the code, not by how the nets do: the most tags that need the future.
     needy = np.isin(test.labels, [TAG[name] for name in ("called", "object", "assigned")]).sum(1)

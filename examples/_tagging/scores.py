@@ -27,7 +27,7 @@ def edit_distance(a: list, b: list) -> int:
     return row[-1]
 
 
-def measure(task: str, best: np.ndarray, lines: Lines) -> dict[str, float]:
+def measure(task: str, best: np.ndarray, lines: Lines) -> dict:
     """Shares of right or wrong answers, of the most likely outputs [B, T]."""
     if task == "unsegmented":
         wanted = [[k for k in row if k] for row in lines.labels.tolist()]
