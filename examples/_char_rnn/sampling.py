@@ -1,6 +1,7 @@
 """The text that the model of `char_rnn.py` writes."""
 
 import argparse
+import functools
 
 import jax
 from _char_rnn.checkpoints import restore
@@ -12,7 +13,7 @@ import seqjax as sj
 
 
 def make_writer(model: sj.Model, vocabulary: str, options):
-    @jax.jit(static_argnames="length")
+    @functools.partial(jax.jit, static_argnames="length")
     def generate(params, prompt, key, length):
         how = {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p}
         how["encode"] = lambda symbol: one_hot(symbol, len(vocabulary))

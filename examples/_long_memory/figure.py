@@ -25,7 +25,7 @@ def draw(path, problems, results, updates):
         top.set(yscale="log", xlabel="updates", ylabel="loss ÷ chance", title=problem.title)
         top.set_ylim(top=1.5)
         top.yaxis.set_major_formatter("{x:g}")
-        bottom.set_title("how the last step's error depends on h(t) (dotted: untrained)")
+        bottom.set_title("how the last step's loss depends on h(t) (dotted: untrained)")
         bottom.set(yscale="log", xlabel="t", ylabel="‖∂loss/∂h(t)‖, last is 1", ylim=(4e-14, None))
         bottom.axhspan(4e-14, 1e-12, color="0.92", zorder=0)
         bottom.text(0.02, 4.5e-13, "exactly 0", transform=bottom.get_yaxis_transform())

@@ -24,7 +24,7 @@ def draw(path, record, runs, title):
         smooth = np.convolve(off, np.ones(25) / 25, "same")
         middle.plot(np.maximum(smooth, 1e-4), color=paint[name], linewidth=1)
     middle.axvspan(0, WASHOUT, color="0.92", zorder=0)
-    middle.set(yscale="log", ylabel="|error|, in std", xlabel="time step (grey: not scored)")
+    middle.set(yscale="log", ylabel="|error|, in std", xlabel="time step (gray: not scored)")
     values = [error(runs[name], record.test_ys) for name in ranked]
     bars = bottom.barh(ranked, values, color=[paint[name] for name in ranked])
     bottom.bar_label(bars, [f" {value:.1f} %" for value in values], fontsize=8)
