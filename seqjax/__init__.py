@@ -1,4 +1,4 @@
-"""seqjax: functional sequence modeling in JAX, with hand-written gradients through time."""
+"""seqjax: functional sequence modeling in JAX, with hand-written backpropagation through time."""
 
 from seqjax import interop, testing, train
 from seqjax._static import static_partial

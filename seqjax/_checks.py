@@ -1,4 +1,4 @@
-"""The checks at every public boundary: what was expected and what came, worded once.
+"""Argument checks at public boundaries, with error messages worded in one place.
 
 Array-likes are accepted as they are understood by JAX (`jax.Array`, `numpy.ndarray`); shapes
 and dtypes must fit exactly, since nothing is broadcast or cast behind the caller's back.
@@ -182,7 +182,7 @@ def array(name: str, value: Any, shape: tuple, dtype: Any) -> Any:
 
 
 def tree(name: str, value: PyTree, spec: PyTree) -> PyTree:
-    """A pytree with the structure, shapes and dtypes of `spec`; names the leaf that is off."""
+    """A pytree with structure, shapes and dtypes of `spec`; an error names the mismatched leaf."""
     try:
         structure: Any = jax.tree.structure(value)
     except (TypeError, ValueError):
@@ -224,7 +224,7 @@ def step_result(value: Any) -> tuple[PyTree, PyTree]:
 
 
 def one(name: str, value: PyTree, spec: Any) -> PyTree:
-    """One input of `spec`; any pytree of arrays where that is None."""
+    """One input of `spec`; any pytree of arrays if `spec` is None."""
     return arrays(name, value) if spec is None else array(name, value, spec.shape, spec.dtype)
 
 
@@ -251,8 +251,8 @@ def series(name: str, value: PyTree, spec: Any) -> tuple[PyTree, int]:
 def length(value: Any, steps: int) -> jax.Array:
     """An integer scalar, unsigned, since a count from 0 on can be compared with any of them.
 
-    Its range is checked where it is known; else a negative one counts as 0. Of at least 32 bits,
-    so that a number of steps fits: int32, made of uint32 without x64, would be negative.
+    Its range is checked where it is known; else a negative one counts as 0. At least 32 bits wide,
+    so that it can hold any number of steps: int32, made of uint32 without x64, would be negative.
     """
     known = isinstance(value, (int, *ARRAYS))
     if not known or not jnp.issubdtype(jnp.result_type(value), jnp.integer):

@@ -17,9 +17,9 @@ class Tolerance(NamedTuple):
     """How far two gradients may be apart.
 
     Attributes:
-      rtol: by hand and by autodiff, relative to the largest element.
+      rtol: the hand-written gradient against autodiff, relative to the largest element.
       eps: the step of finite differences.
-      difference_atol, difference_rtol: by hand and by finite differences.
+      difference_atol, difference_rtol: the hand-written gradient against finite differences.
     """
 
     rtol: float

@@ -1,4 +1,4 @@
-"""What a message says: every value in words, whatever it is, and never more than fits a screen."""
+"""Error messages: a brief description of any value, of bounded length."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,7 +27,7 @@ def clip(value: Any, room: int) -> str:
 
 
 def describe(value: Any) -> str:
-    """`float32[3, 4]` for an array, its kind and what tells it from others of it for all else."""
+    """`float32[3, 4]` for an array, otherwise its type and what distinguishes it."""
     if value is None:
         return "None"
     if isinstance(value, type):
@@ -127,7 +127,7 @@ def _shape(shape: Any) -> str:
 
 
 def _attribute(value: Any, name: str) -> Any:
-    """None for what is not there, or cannot be had now (a closed file)."""
+    """None for what is not there, or cannot be read at the moment (a closed file)."""
     try:
         return getattr(value, name, None)
     except Exception:

@@ -24,7 +24,7 @@ class _Pickler(pickle.Pickler):
 
 
 def _found(module: str, name: str) -> Any:
-    """The object of this name, None if there is none."""
+    """Looks up an object by name; None if there is none."""
     try:
         found: Any = importlib.import_module(module)
     except ImportError:

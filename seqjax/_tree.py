@@ -57,7 +57,7 @@ def is_inexact(leaf: Any) -> bool:
 
 
 def is_half(dtype: Any) -> bool:
-    """Whether sums of many such numbers stop growing, or overflow."""
+    """Whether the dtype is too narrow to accumulate sums in."""
     return jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4
 
 

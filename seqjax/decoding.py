@@ -38,12 +38,12 @@ def sample(
 
     Args:
       key: a JAX random key.
-      logits: [V], unnormalised log-probabilities, floating. A symbol at -inf is never drawn;
+      logits: [V], unnormalized log-probabilities, floating. A symbol at -inf is never drawn;
         those at +inf share all the probability.
       temperature: 0 takes the most likely symbol (the first of several); above 1 evens the
         distribution out.
-      top_k: draw among this many most likely symbols (Fan et al. 2018); ties with the last of
-        them stay in.
+      top_k: draw among this many most likely symbols (Fan et al. 2018); symbols tied with the last
+        one are kept.
       top_p: draw from the nucleus: the fewest most likely symbols whose probability, after
         temperature and `top_k`, reaches this much (Holtzman et al. 2020, arXiv:1904.09751);
         1 keeps every symbol.
@@ -126,8 +126,8 @@ def generate(
       last of them. `generate(..., prompt=symbols[-1:], state=state)` continues from there.
 
       A symbol that is undefined (-1, see `sample`) makes all that follow -1: `encode` is given
-      -1 then, and the state is of no use. So does a traced prompt with symbols that have no
-      one-hot vector.
+      -1 then, and the state is meaningless. A traced prompt with symbols that have no one-hot
+      vector has the same effect.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> model = sj.stack(sj.lstm(5, 8), sj.dense(8, 5))

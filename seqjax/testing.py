@@ -43,8 +43,8 @@ def check_cell(
     `elman` and `jordan`, whose gradient is cut by definition).
 
     Built-in models, whatever their dtype, are checked in float64 by their `astype`. A model that
-    insists on float32 (its functions call a built-in cell's `step`, say) is checked
-    as it is, within wider tolerances, and a warning says so.
+    insists on float32 (its functions call a built-in cell's `step`, say) is checked in float32,
+    with wider tolerances, and a warning says so.
 
     Args:
       model: the model. Complex parameters, inputs and states are checked too.

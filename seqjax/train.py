@@ -18,7 +18,7 @@ __all__ = ["Report", "make_step", "masked_mean"]
 
 
 class Report(NamedTuple):
-    """What `make_step` tells of a step, all measured before the update.
+    """What a training step reports, all measured before the update.
 
     Attributes:
       loss: [], the value of the loss.
@@ -52,9 +52,9 @@ def make_step(loss: Callable, optimizer: Any, *, has_aux: bool = False) -> Calla
       The step.
 
     Raises:
-      TypeError: an argument is not as described. The step raises TypeError for a loss that
-        returns no pair though `has_aux` is True, and ValueError for a loss that is not a
-        scalar and for params or a state that an earlier step was given.
+      TypeError: by the step, for a loss that returns no pair though `has_aux` is True.
+      ValueError: by the step, for a loss that is not a scalar, a state of another optimizer, and
+        params or a state that an earlier step was given.
 
     >>> import jax.numpy as jnp, optax, seqjax as sj
     >>> optimizer = optax.sgd(0.1)

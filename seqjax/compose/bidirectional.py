@@ -31,10 +31,11 @@ def bidirectional(
 ) -> "Bidirectional":
     """Two independent networks, one reading forward, one backward; the output uses both.
 
-    y(t) = merge(y_forward(t), y_backward(t)): outputs are aligned with the inputs. Not an online
-    process: it needs the whole series, so it has no `step`, and states carried from one piece of a
-    series to the next would not mean anything. The network that reads backward begins at the last
-    valid step; a `reset`, where another series begins, resets both, each when it gets there.
+    y(t) = merge(y_forward(t), y_backward(t)): outputs are aligned with the inputs. It cannot run
+    online, because it needs the whole series: it has no `step`, and states carried from one piece
+    of a series to the next would not mean anything. The network that reads backward begins at the
+    last valid step; a `reset`, where another series begins, resets both networks, each when it
+    reaches that step.
 
     Args:
       forward: any model.
@@ -46,7 +47,7 @@ def bidirectional(
       A model whose params and state are {"forward": …, "backward": …}.
 
     Raises:
-      TypeError, ValueError: an argument is not as described, or the outputs do not merge.
+      ValueError: the outputs do not merge.
 
     References:
       Schuster & Paliwal 1997, Bidirectional recurrent neural networks; notes, section 5.

@@ -18,11 +18,11 @@ __all__ = ["stack"]
 
 
 def stack(*models: Model) -> "Stack":
-    """Layers, each one's outputs the next one's inputs: a model again, of any depth.
+    """Stacks layers: the outputs of each are the inputs of the next. The result is itself a model.
 
-    Each layer runs over time before the next one starts, so that its input matmul is one
-    for all steps (within a chunk of `BPTT`; below a layer that reads the future there are no
-    common chunks, each layer has its own).
+    Each layer runs over time before the next one starts, so that one matmul projects its inputs at
+    all steps (within a chunk of `BPTT`; below a layer that reads the future there are no common
+    chunks, each layer has its own).
 
     Args:
       *models: at least one, of sizes that fit.

@@ -27,7 +27,7 @@ Window = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 
 
 class Adjoint(abc.ABC):
-    """A way to differentiate: how a recurrence runs, and how time is cut into windows."""
+    """A method of differentiation: how a recurrence runs, and how time is cut into windows."""
 
     def resolve(self, steps: int, preactivation_bytes: int, state_bytes: int) -> "Adjoint":
         """Returns a copy with unset options resolved by the number and size of the steps."""
@@ -118,11 +118,12 @@ class BPTT(Adjoint):
     Reverse mode of any order; forward mode raises a TypeError: use `Autodiff` for it.
 
     Attributes:
-      chunk: time steps that are worked on at once, at most; the whole series if there are no more.
-        The temporary memory of the pre-activations and their adjoints is that of one chunk. None:
-        by the sizes, see `seqjax.engine.schedule.schedule`; √T steps for "chunk_starts".
-      store: what each time step keeps for the backward pass, beside its input. None: one of the
-        first two, chosen by the sizes.
+      chunk: maximum number of time steps processed at once.
+        The temporary memory of the pre-activations and their adjoints is that of one chunk. If
+        None, chosen from the sizes, see `seqjax.engine.schedule.schedule`; √T steps for
+        "chunk_starts".
+      store: what each time step keeps for the backward pass, besides its input. If None, one of
+        the first two, chosen from the sizes.
         With S the size of the state (LSTM 2H, others H), Z that of the pre-activations
         (RNN H, LSTM 4H, GRU 4H), per sequence and in units of the dtype's size (float32: 4):
         "states": S a step; the pre-activations are formed again, in one matmul a chunk.

@@ -60,7 +60,7 @@ def bptt(
       reset_state: the state that a reset returns to (read where `steps.reset` is given).
       u: the projected inputs, [T, …], T ≥ 1.
       steps: validity, resets and cuts; a reset or a cut may only stand at a valid step.
-      history: what the state is of the h before.
+      history: how the state is built from earlier h(t).
       clip: bound on every element of λ(t), or None.
       keep_z: whether the pre-activations of the forward pass are named for keeping.
 
@@ -104,7 +104,7 @@ class _Static:
 def local_vjps(
     step_vjp: Hoisted, closed_over: list, weights: PyTree, known: PyTree
 ) -> tuple[list, list]:
-    """What a step of the recursion needs but λ: from the weights alone, and of each step, [T, …].
+    """Everything that a step of the recursion needs except λ: once, and of each step, [T, …].
 
     All that does not depend on λ (the gates, f'(Z)) is computed here, in parallel over time;
     products with λ are what remains for the loop.

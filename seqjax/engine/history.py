@@ -26,7 +26,7 @@ __all__ = ["LAST_STEP", "Delays", "History", "LastStep"]
 
 
 class History(Protocol):
-    """How a state and the results h(t) of the steps make each other up. All of it is linear."""
+    """Converts between the state and the h(t) of the steps. All of it is linear."""
 
     def read(self, state: PyTree) -> PyTree:
         """What a step reads of the state: h_prev of its functions."""
@@ -89,7 +89,7 @@ class Delays:
     A step reads those rows of it that lie some delays back, [L, …], the oldest first.
 
     Attributes:
-      delays: L of them, from 1 for the step before, each larger than the one before; N the last.
+      delays: L of them, in increasing order; 1 is the previous step, N the largest.
     """
 
     delays: tuple[int, ...]

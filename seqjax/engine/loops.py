@@ -60,7 +60,7 @@ def reverse_scan(
 
     Args:
       step_vjp: `step_vjp(local vjps of step t, λ(t)) -> (δ(t), the part of λ(t-1) from step t)`.
-      history: what the state is of the h before.
+      history: how the state is built from earlier h(t).
       lam: ∂L/∂h(T-1) from outside, that of the last of `d_states` apart.
       d_reset_state: zeros for the cotangent of the reset state; None without resets.
       d_states: ∂L/∂h(t), [T, …]; None for a leaf where it is zero.

@@ -32,9 +32,9 @@ class Model(abc.ABC):
     A model is a frozen record: equal arguments make equal, hashable models, and it passes
     through `jit`, `vmap` and `grad` as a static value.
 
-    A kind of your own is a frozen dataclass that inherits from this class, with `input_spec`,
-    `init`, `initial_state` and `step` as fields or methods, and `scan`; one that wraps models
-    names them in `parts`, and hands their `receptive_field` and `causal` on.
+    To define a new kind of model, write a frozen dataclass that inherits from this class, with
+    `input_spec`, `init`, `initial_state` and `step` as fields or methods, and `scan`; one that
+    wraps models names them in `parts`, and forwards their `receptive_field` and `causal`.
 
     Attributes:
       input_spec: shape and dtype of one x(t), or None where any pytree will do.
@@ -45,7 +45,7 @@ class Model(abc.ABC):
       receptive_field: how many steps, t and those before it, y(t) depends on: `math.inf` for
         an infinite response (notes, section 2).
       causal: whether y(t) depends on no input after t; if not, `scan` is given the whole series.
-      opaque: whether a step is one function, in which the recursion finds nothing to do at once.
+      opaque: whether a step is one function, whose work cannot be parallelized over time.
     """
 
     input_spec: jax.ShapeDtypeStruct | None
@@ -106,7 +106,7 @@ class Model(abc.ABC):
 
         Casts those fields of a dataclass that are models, shapes (`jax.ShapeDtypeStruct`) or
         floating dtypes (`numpy.dtype`), and what the functions in the fields `init` and
-        `initial_state` return; a kind of model with other ones defines it anew.
+        `initial_state` return; models with other such fields must override it.
 
         Raises:
           TypeError: not a floating dtype; or the model has no field of these kinds.

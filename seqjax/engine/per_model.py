@@ -1,4 +1,4 @@
-"""What is made once for a model, and forgotten with it."""
+"""Caches whose entries live as long as the model."""
 
 import weakref
 from collections.abc import Callable

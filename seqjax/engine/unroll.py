@@ -35,15 +35,15 @@ def unroll(
     reverse: bool = False,
     adjoint: Adjoint = _BPTT,
 ) -> tuple[PyTree, PyTree]:
-    """Runs a model over one series. `jax.vmap` batches it, at no cost.
+    """Runs a model over one series. `jax.vmap` batches it, without overhead.
 
     Args:
       model: any model of seqjax.
       params: its parameters, as `model.init(key)` makes them.
       xs: [T, input_size], the series (for a model of your own: any pytree of [T, …]).
       state: h(-1); `model.initial_state(params)` if None.
-      length: the number of valid steps, an integer scalar in [0, T] (outside it, a traced
-        one counts as the nearest end). Steps from there on are invalid.
+      length: the number of valid steps, an integer scalar in [0, T] (a traced value outside the
+        range is clamped). Steps from there on are invalid.
       mask: bool [T], False at invalid steps. An invalid step leaves the state alone (a
         reset there too), gives y = 0 and has no gradient; its x is not read and may be NaN.
         With `length` as well, a step is valid if both say so.
@@ -57,7 +57,7 @@ def unroll(
 
     Raises:
       TypeError, ValueError: an argument does not fit; the message names it, what was
-        expected and what came. Also a TypeError for forward-mode derivatives of `BPTT`.
+        expected, and what it got. Also a TypeError for forward-mode derivatives of `BPTT`.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> cell = sj.lstm(3, 4)

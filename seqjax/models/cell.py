@@ -60,15 +60,15 @@ class Cell(Model):
       input_spec: shape and dtype of x(t), checked if given.
       dtype: what the parameters are cast to before they are used (by all but `initial_state`,
         which makes its arrays in this dtype itself); left alone if None.
-      name: how it shows: a name, or the call that makes it.
+      name: what `repr` shows: a name, or the call that makes the cell.
 
     `dataclasses.replace` makes a cell with other attributes. With another `activate` or
-    `preactivate` it asks for the rule as well, which is the derivative of the old one.
+    `preactivate` it requires a new rule too, because the old one no longer applies.
 
     Raises:
       ValueError: `dataclasses.replace` was given a function without its rule.
 
-    `seqjax.testing.check_cell` proves a cell of your own.
+    Use `seqjax.testing.check_cell` to verify your own cell.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> leaky = sj.Cell(                                   # h(t) = h(t-1)/2 + tanh(x(t) + h(t-1) W)

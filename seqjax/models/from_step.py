@@ -30,7 +30,8 @@ def from_step(
     to `BPTT`, or within a `stack`, the recursion runs instead: the whole step counts as the
     pre-activation, its activation is the identity, and it is computed again, in parallel over a
     chunk, for the backward pass. That takes a fraction of the memory, and less time or more, by the
-    step and the sizes. With its structure told to `seqjax.Cell`, matmuls leave the loop too.
+    step and the sizes. If you give its structure to `seqjax.Cell` instead, matmuls leave the
+    loop too.
 
     Args:
       init: `init(key) -> params`.

@@ -28,7 +28,7 @@ export.register_namedtuple_serialization(LSTMState, serialized_name="seqjax.LSTM
 
 
 class Gates(NamedTuple):
-    """One array per gate: a stack of them, sliced by gate inside a scan, does not vectorise."""
+    """One array per gate: a stack of them, sliced by gate inside a scan, does not vectorize."""
 
     i: jax.Array
     f: jax.Array

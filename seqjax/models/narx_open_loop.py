@@ -31,7 +31,8 @@ def teacher_force(
     forced: Array | None = None,
     **options: Any,
 ) -> tuple[NARXState, jax.Array]:
-    """Runs a NARX model in open loop: what is fed back is measured, so each y is one step ahead.
+    """Runs a NARX model in open loop: measured outputs are fed back, so each y is a one-step-ahead
+    prediction.
 
     Nothing is recurrent then: all time steps are computed in parallel, forward and backward.
     With `forced`, only some steps are fed back as measured, and the others as the model outputs
@@ -89,7 +90,7 @@ def warm_start(model: NARX, xs: Array, measured_ys: Array) -> NARXState:
       The state from which `unroll`, `step` or `teacher_force` goes on at time T.
 
     Raises:
-      TypeError, ValueError: an argument is not as described, or the history is too short.
+      ValueError: the history is too short.
 
     >>> import jax.numpy as jnp, seqjax as sj
     >>> model = sj.narx(1, 8, 1, input_delays=(0, 1), output_delays=(1, 2))
