@@ -42,5 +42,4 @@ def zeros(leaves: list) -> list:
 
 
 def add(a: list, b: list) -> list:
-    """The sum; an entry of `b` is None where it is zero."""
-    return [x if y is None else x + y for x, y in zip(a, b, strict=True)]
+    return [x + y for x, y in zip(a, b, strict=True)]

@@ -1,4 +1,4 @@
-"""Model: what every model of seqjax can do, and the checks of what it is given."""
+"""Model: what every model of seqjax can do, and checks of the arguments that it is given."""
 
 import abc
 import dataclasses
