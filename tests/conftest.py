@@ -1,15 +1,12 @@
 """The tests run in float64, with every promotion that JAX can refuse refused."""
 
 import os
-import pathlib
-import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Thousands of small programs are compiled and run once each: compile them quickly.
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import jax
 import pytest
@@ -21,6 +18,32 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 settings.register_profile("seqjax", deadline=None, derandomize=True)
 settings.load_profile("seqjax")
+
+
+# The fast tier (`pytest -m fast`), by the beginnings of names: rules, operations, errors, and of
+# every model one run with its gradient.
+FAST = (
+    "engine/test_errors.py",
+    "engine/test_history.py",
+    "engine/test_hoist.py",
+    "engine/test_jax_names.py",
+    "engine/test_layout.py",
+    "engine/test_messages.py",
+    "engine/test_rows.py",
+    "engine/test_rules.py",
+    "engine/test_schedule.py::test_the_size_of_a_step",
+    "engine/test_schedule.py::test_on_a_cpu",
+    "laws/test_gradients.py::test_rule_equals_autodiff_of_a_plain_scan[BPTT(chunk=None",
+    "models/test_bidirectional.py::test_it_is_two_runs",
+    "models/test_torch_reference.py::test_outputs_states_and_gradients_are_those_of_pytorch",
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        name = item.nodeid.removeprefix("tests/")
+        if name.startswith(FAST) and item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.fast)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -6,7 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import every_model
+from support.table import every_model
 
 import seqjax as sj
 from seqjax.models.lstm import Gates

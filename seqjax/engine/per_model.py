@@ -21,7 +21,7 @@ _COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 def params_spec(model: Any) -> PyTree:
     """The shapes and dtypes of a model's parameters."""
     # The default dtype of a user's own `init` depends on this.
-    x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]  # made at run time
     known = _SPECS.setdefault(model, {})
     if x64 not in known:
         returned = "the params that init returns"

@@ -155,7 +155,7 @@ def _under_transformations(array: Any) -> tuple[Any, int]:
 
 def matmul_precision() -> Any:
     """What `jax.default_matmul_precision` says here: an attribute of `jax.config`."""
-    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # made at run time
 
 
 def varying_axes(array: Any) -> frozenset:
@@ -173,7 +173,7 @@ def vary_over(names: frozenset, array: Any) -> Any:
         return array
     if hasattr(lax, "pcast"):
         return lax.pcast(array, missing, to="varying")
-    return lax.pvary(array, missing)  # type: ignore[attr-defined]
+    return lax.pvary(array, missing)  # type: ignore[attr-defined]  # gone in newer versions
 
 
 def explicit_mesh(*arrays: Any) -> Any:

@@ -1,0 +1,141 @@
+"""What `BPTT` chooses by itself, and that the caller's choice goes before it."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import export
+from support.comparison import assert_close
+from support.oracles import gradient
+from support.table import every_model, problem
+
+import seqjax as sj
+from seqjax.engine.schedule import batch_size, schedule
+
+I = 3  # noqa: E741
+
+
+def preactivation_bytes(model):
+    params = model.init(jax.random.key(0))
+    return model.preactivation_bytes(params, model.initial_state(params), model.input_spec)
+
+
+@pytest.mark.parametrize(
+    ("model", "floats"),
+    [
+        (sj.rnn(I, 64), 64),
+        (sj.lstm(I, 64), 256),
+        (sj.gru(I, 64), 256),
+        (sj.gru(I, 64, reset_after=False), 192),
+        (sj.stack(sj.lstm(I, 64), sj.dense(64, 8), sj.rnn(8, 16)), 272),
+        (sj.narx(I, 16, 2), 18),
+        (sj.jordan(I, 16, 2, decay=0.5), 18),
+        (sj.tdnn(I, 64), 0),
+        (sj.stack(sj.tdnn(I, 64), sj.dense(64, 2)), 0),
+    ],
+    ids=str,
+)
+def test_the_size_of_a_step_is_that_of_its_pre_activations(model, floats):
+    assert preactivation_bytes(model) == 8 * floats
+    assert preactivation_bytes(model.astype(jnp.bfloat16)) == 2 * floats
+
+
+def test_on_a_cpu_chunks_fit_the_cache_and_elsewhere_there_are_none():
+    size = 32 * 4 * 256  # of the state of 32 series of 256 units
+    assert schedule(128, 4 * size, 2 * size, "cpu") == (
+        16,
+        "preactivations",
+    )  # 15.3 fit
+    assert schedule(127, 4 * size, 2 * size, "cpu") == (15, "preactivations")  # a prime number
+    assert schedule(128, size, size, "cpu") == (None, "preactivations")
+    assert schedule(10**6, size, size, "cpu") == (64, "preactivations")
+    assert schedule(10**6, 512, 512, "cpu") == (4000, "states")
+    assert schedule(128, 10**9, 10**9, "cpu") == (8, "preactivations")
+    assert schedule(10**9, 0, 0, "cpu") == (None, "states")
+    for backend in ("gpu", "tpu"):
+        assert schedule(10**6, 4 * size, 2 * size, backend) == (None, "preactivations")
+
+
+def test_a_series_of_gates_that_fits_is_cut_in_four_if_it_is_long():
+    assert schedule(1024, 2048, 1024, "cpu") == (256, "preactivations")
+    assert schedule(1024, 512, 256, "cpu") == (256, "states")
+    assert schedule(1024, 1024, 1024, "cpu") == (None, "preactivations")
+    assert schedule(300, 2048, 1024, "cpu") == (150, "preactivations")
+    assert schedule(128, 2048, 1024, "cpu") == (None, "preactivations")
+
+
+def test_what_the_caller_chooses_stays():
+    chosen = sj.BPTT(chunk=5, store="chunk_starts", truncate=3, clip=1.0)
+    assert chosen.resolve(10**5, 4096, 2048) == chosen
+    assert sj.BPTT(chunk=5).resolve(10**5, 4096, 2048) == sj.BPTT(chunk=5, store="preactivations")
+    assert sj.BPTT(store="states").resolve(10**5, 4096, 2048) == sj.BPTT(chunk=500, store="states")
+    assert sj.BPTT(store="chunk_starts").resolve(100, 4096, 2048).chunk == 10
+    assert sj.BPTT(truncate=7).resolve(10**5, 4096, 2048).truncate == 7
+    assert sj.Autodiff().resolve(10**5, 4096, 2048) == sj.Autodiff()
+
+
+LSTM = sj.lstm(I, 64, dtype=jnp.float32)  # 1 kB a step
+PARAMS = LSTM.init(jax.random.key(0))
+
+
+def scan_lengths(function, *shape):
+    """Of the outermost loops of a function of xs."""
+    jaxpr = jax.make_jaxpr(function)(jnp.zeros(shape, jnp.float32))
+    return [e.params["length"] for e in jaxpr.eqns if e.primitive.name == "scan"]
+
+
+def test_a_series_is_cut_into_chunks_if_it_is_long_or_one_of_many():
+    def run(**options):
+        return lambda xs: sj.unroll(LSTM, PARAMS, xs, **options)
+
+    assert scan_lengths(run(), 128, I) == []  # one chunk, and its scan within
+    assert scan_lengths(run(), 6000, I) == [4]
+    assert scan_lengths(run(), 19530, I) == [10]  # of 1953 steps
+    assert scan_lengths(run(adjoint=sj.BPTT(chunk=80)), 640, I) == [8]
+    assert scan_lengths(run(adjoint=sj.Autodiff()), 19530, I) == [19530]
+    assert scan_lengths(jax.vmap(run()), 32, 610, I) == [10]  # of 61 steps
+    assert scan_lengths(jax.vmap(jax.vmap(run())), 4, 8, 610, I) == [10]
+
+
+def test_the_batch_is_seen_through_differentiation_in_any_order():
+    seen = []
+
+    def look(x):
+        seen.append(batch_size(x))
+        return jnp.sum(x**2)
+
+    xs = jnp.ones((3, 5, 4))
+    whole = lambda xs: jax.vmap(look)(xs).sum()
+    for function, size in [
+        (look, 1),
+        (jax.vmap(look), 3),
+        (jax.vmap(jax.vmap(look)), 15),
+        (jax.grad(whole), 3),
+        (jax.vmap(jax.grad(look)), 3),
+        (jax.vmap(jax.grad(whole)), 15),
+        (jax.vmap(look, in_axes=2), 4),
+    ]:
+        for wrapped in (function, jax.jit(function)):
+            wrapped(xs)
+            assert seen.pop() == size
+    jax.vmap(jax.jit(look))(xs)
+    assert seen.pop() == 1  # hidden, and harmless
+
+
+def test_symbolic_sizes_have_no_chunks():
+    """`jax.export` for any batch and any length: nothing can be chosen by them."""
+    size, steps = export.symbolic_shape("b, t")
+    xs = jax.ShapeDtypeStruct((size, steps, I), jnp.float32)
+    run = jax.jit(jax.vmap(lambda xs: sj.unroll(LSTM, PARAMS, xs)[1]))
+    call = export.export(run)(xs).call
+    for shape in ((2, 5, I), (3, 7, I)):
+        data = jnp.ones(shape, jnp.float32)
+        assert_close([call(data)], [run(data)], 1e-5)
+
+
+@every_model
+def test_its_choice_is_right_over_several_chunks(case, monkeypatch):
+    """With chunks of 3 steps, as a model a thousand times as large would have."""
+    monkeypatch.setattr("seqjax.engine.adjoint.schedule", lambda *sizes: (3, "preactivations"))
+    at = problem(case.model, 8)
+    ours, theirs = (gradient(case.model, adjoint=a)(*at) for a in (sj.BPTT(), sj.Autodiff()))
+    assert_close(ours, theirs, 1e-10)

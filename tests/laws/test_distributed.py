@@ -1,0 +1,241 @@
+"""A batch over several devices and several processes: the gradient of one device.
+
+JAX fixes the number of its devices when it starts, so that each test runs this file as a
+program of its own, which prints what it found.
+"""
+
+import contextlib
+import functools
+import json
+import operator
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+DEVICES = 8
+# An opaque step, delay lines in and out, an LSTM and a GRU; all models before a release.
+FEW = ["own-step", "narx", "bidirectional"]
+ALL_REDUCE_ONLY = ["all-reduce"]
+# On explicit axes JAX 0.8 cannot select, by a flag of each series, between two scalars that all
+# series share: not in a plain scan that resets a running total, nor in the gradient of softmax. If
+# they are constants, it can, but gathers the flags of the whole batch.
+SELECTS_A_SCALAR = {"own-step", "stack-with-own", "jordan"}
+
+
+# What the programs do.
+def problem_of(name, size=16):
+    """A model, its parameters, and arguments of `unroll` with a batch axis."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from support.table import CASES, I, problem
+
+    (model,) = (case.model for case in CASES if case.name == name)
+    params, _, state = problem(model, 1)
+    rng = np.random.default_rng(0)
+    batch = {
+        "xs": jnp.asarray(rng.standard_normal((size, 7, I))),
+        "state": jax.tree.map(lambda s: jnp.stack([s] * size), state),
+        "mask": jnp.asarray(rng.random((size, 7)) < 0.7),
+        "reset": jnp.asarray(rng.random((size, 7)) < 0.3),
+    }
+    return model, params, batch
+
+
+def divergence(model, **options):
+    import jax
+    from support.oracles import weighted
+
+    import seqjax as sj
+
+    def div(params, batch):
+        run = lambda series: weighted(sj.unroll(model, params, **series, **options))
+        return jax.vmap(run)(batch).sum()
+
+    return div
+
+
+def gradient(div, by=(0, 1), **placement):
+    """The value, and the gradient by all that is floating in (params, batch)."""
+    import jax
+    from support.comparison import floats
+
+    both = jax.value_and_grad(div, by, allow_int=True)
+    return jax.jit(lambda *at: floats(both(*at)), **placement)
+
+
+def options():
+    """What each series of a batch brings along, and the options that all have in common."""
+    import jax.numpy as jnp
+
+    import seqjax as sj
+
+    mask = jnp.array([1, 1, 0, 1, 1, 1, 0], bool)
+    stored = sj.BPTT(chunk=3, store="preactivations")
+    return [
+        (["xs"], {}),
+        (["xs", "state", "mask", "reset"], {"reverse": True, "adjoint": stored}),
+        (["xs", "state"], {"mask": mask, "adjoint": sj.BPTT(chunk=3, truncate=2)}),
+    ]
+
+
+def on_eight_devices(*names):
+    """Per model, options and way of sharding: the error, and the communication."""
+    import jax
+    from jax.sharding import AxisType, NamedSharding
+    from jax.sharding import PartitionSpec as P
+    from support.comparison import relative_error
+
+    assert jax.device_count() == DEVICES
+    auto, explicit = (
+        jax.make_mesh((DEVICES,), ("batch",), axis_types=(kind,))
+        for kind in (AxisType.Auto, AxisType.Explicit)
+    )
+    for name in names:
+        model, params, batch = problem_of(name)
+        for own, common in options():
+            at = params, {key: batch[key] for key in own}
+            div = divergence(model, **common)
+            theirs = jax.device_get(gradient(div)(*at))
+            mapped = jax.shard_map(
+                lambda *part, div=div: jax.lax.psum(div(*part), "batch"),
+                mesh=auto,
+                in_specs=(P(), P("batch")),
+                out_specs=P(),
+                check_vma=True,
+            )
+            ways = {
+                "automatic axes": (div, auto, contextlib.nullcontext),
+                "explicit axes": (div, explicit, functools.partial(jax.set_mesh, explicit)),
+                "shard_map": (mapped, auto, contextlib.nullcontext),
+            }
+            if jax.__version_info__ < (0, 10) and name in SELECTS_A_SCALAR and common:
+                del ways["explicit axes"]
+                yield {"where": f"{name}, {own}", "skipped": "explicit axes"}
+            for way, (function, mesh, context) in ways.items():
+                split = NamedSharding(mesh, P("batch"))
+                shared = jax.device_put(at, (NamedSharding(mesh, P()), split))
+                with context():
+                    program = gradient(function).lower(*shared).compile()
+                ours = program(*shared)
+                kinds = r" (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
+                d_xs = next(leaf for leaf in ours if leaf.shape == at[1]["xs"].shape)
+                yield {
+                    "where": f"{name}, {own}, {common}, {way}",
+                    "error": relative_error(jax.device_get(ours), theirs),
+                    "kinds": sorted(set(re.findall(kinds, program.as_text()))),
+                    "d_xs stays split": d_xs.sharding.is_equivalent_to(split, 3),
+                }
+
+
+def as_one_process_of_two(port, process):
+    """The gradient of the whole batch, half of which this process holds."""
+    import jax
+
+    # Before anything that asks for a device, as the models in `cases` do when they are made.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process), initialization_timeout=60)
+    import numpy as np
+    from jax.sharding import NamedSharding
+    from jax.sharding import PartitionSpec as P
+    from support.comparison import relative_error
+
+    import seqjax as sj
+
+    mesh = jax.make_mesh(
+        (jax.device_count(),), ("batch",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("batch"))
+    for name in ("lstm-learned",):
+        model, params, batch = problem_of(name)
+        mine = slice(8 * int(process), 8 * int(process) + 8)
+        my_batch = jax.tree.map(operator.itemgetter(mine), batch)
+
+        def spread(sharding, leaf):
+            return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+
+        at = (
+            jax.tree.map(lambda leaf: spread(whole, leaf), params),
+            jax.tree.map(lambda leaf: spread(split, leaf), my_batch),
+        )
+        div = divergence(model, adjoint=sj.BPTT(chunk=3))
+        on_both = gradient(div, by=0, out_shardings=whole)(*at)
+        ours = [leaf.addressable_data(0) for leaf in on_both]
+        theirs, half = (gradient(div, by=0)(params, part) for part in (batch, my_batch))
+        yield {
+            "where": name,
+            "processes": jax.process_count(),
+            "error": relative_error(ours, theirs),
+            "error of one half": relative_error(half, theirs),
+        }
+
+
+# Running them.
+def start(devices, *arguments):
+    here = os.path.dirname(os.path.abspath(__file__))
+    paths = [os.path.dirname(here), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        # Beside those of conftest.py, which compile quickly.
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+    }
+    command = [sys.executable, os.path.abspath(__file__), *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, text=True, **pipes)
+
+
+def results(*programs):
+    """What they printed; none outlives the test."""
+    try:
+        found = []
+        for program in programs:
+            out, problems = program.communicate(timeout=300)
+            assert program.returncode == 0, problems[-4000:]
+            found += [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        return found
+    finally:
+        for program in programs:
+            if program.poll() is None:
+                program.kill()
+                program.communicate()
+
+
+@pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
+def test_a_batch_over_eight_devices(part):
+    """The gradient of one device; each works on its part alone until the weights' sum."""
+    from support.table import CASES
+
+    rest = [case.name for case in CASES if case.name not in FEW]
+    names = rest[part - 1 :: 3] if part else FEW
+    found = results(start(DEVICES, "on_eight_devices", *names))
+    assert len(found) == 3 * 3 * len(names)
+    for result in found:
+        if "skipped" in result:
+            continue
+        assert result["error"] <= 1e-10, result
+        assert result["kinds"] == ALL_REDUCE_ONLY, result
+        assert result["d_xs stays split"], result
+
+
+def test_two_processes_with_half_of_the_batch_each():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    found = results(*(start(1, "as_one_process_of_two", port, number) for number in range(2)))
+    assert len(found) == 2
+    for result in found:
+        assert result["processes"] == 2
+        assert result["error"] <= 1e-10, result
+        assert result["error of one half"] > 0.01, result
+
+
+if __name__ == "__main__":
+    import conftest  # noqa: F401  float64, and no promotion
+
+    for row in globals()[sys.argv[1]](*sys.argv[2:]):
+        print(json.dumps(row), flush=True)

@@ -1,0 +1,58 @@
+"""Half precision: what is summed over 60,000 rows neither stops growing nor overflows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.comparison import assert_close, floats, is_float
+from support.table import CASES, I, problem
+
+import seqjax as sj
+
+RUNS = {
+    "many series": (3000, 20, {}),
+    "chunks": (600, 100, {"adjoint": sj.BPTT(chunk=7), "reset": np.arange(100) % 5 == 4}),
+    "a plain scan": (600, 100, {"reset": np.arange(100) % 5 == 4, "length": 90}),
+}
+NOW = {("bfloat16", "many series"), ("float16", "chunks")}
+SWEEP = [
+    pytest.param(
+        case,
+        dtype,
+        run,
+        id=f"{case.name}-{dtype}-{run}",
+        marks=() if (dtype, run) in NOW and not case.variant else pytest.mark.slow,
+    )
+    for case in CASES
+    for dtype in ("bfloat16", "float16")
+    for run in RUNS
+]
+
+
+def rounded(tree, dtype):
+    return jax.tree.map(lambda a: a.astype(dtype) if is_float(a) else a, tree)
+
+
+def gradient(model, at, options):
+    """Of a sum of all that a batch of series puts out, whose terms have one sign in the main."""
+
+    def total(params, xs, state):
+        runs = jax.vmap(lambda xs: sj.unroll(model, params, xs, state, **options))(xs)
+        # The outputs of a softmax have a constant sum: halves, quarters, … of them have not.
+        weighted = lambda a: a @ 0.5 ** jnp.arange(1.0, a.shape[-1] + 1) if a.ndim > 1 else a
+        return sum(jnp.sum(weighted(a.astype(jnp.float64))) for a in floats(runs)) / 16
+
+    return floats(jax.jit(jax.grad(total, (0, 2), allow_int=True))(*at))
+
+
+@pytest.mark.parametrize(("case", "dtype", "run"), SWEEP)
+def test_pooled_gradients_are_those_of_float64(case, dtype, run):
+    """Of kernels, biases, readouts, initial states and delay lines, from the same numbers."""
+    series, time, options = RUNS[run]
+    params, _, state = problem(case.model, 1)
+    xs = np.abs(np.random.default_rng(3).standard_normal((series, time, I)))
+    at = rounded((params, jnp.asarray(xs), state), dtype)
+    exact = gradient(case.model, rounded(at, jnp.float64), options)
+    ours = gradient(case.make(jnp.dtype(dtype)), at, options)
+    assert all(a.dtype == dtype for a in ours)
+    assert_close([a.astype(jnp.float64) for a in ours], exact, 0.01)

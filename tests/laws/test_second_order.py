@@ -1,0 +1,92 @@
+"""Derivatives of the gradient itself: reverse over reverse, and forward over reverse."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from support.comparison import assert_close, floats
+from support.oracles import Gradient, gradient, weighted
+from support.table import BY_NAME, CASES, every_model, normal, problem
+
+import seqjax as sj
+
+T = 4
+
+
+def of_gradient(model, **options):
+    """A function of the gradient, of (params, xs, state)."""
+    loss = lambda *at: weighted(sj.unroll(model, *at, **options))
+
+    def function(*at):
+        grads = jax.grad(loss, (0, 1), allow_int=True)(*at)
+        return sum(jnp.sum(jnp.cos(g)) for g in floats(grads))
+
+    return function
+
+
+def second(model, **options):
+    """Jitted: the value of that function, and its gradient."""
+    function = of_gradient(model, **options)
+    return jax.jit(jax.value_and_grad(function, (0, 1, 2), allow_int=True))
+
+
+@every_model
+def test_second_order(case):
+    """Against that of a plain scan, and by differences of the gradient along a direction."""
+    model, (params, xs, state) = case.model, problem(case.model, T)
+    ours, theirs = (second(model, adjoint=a) for a in (sj.BPTT(chunk=3), sj.Autodiff()))
+    value, grads = ours(params, xs, state)
+    expected, by_autodiff = theirs(params, xs, state)
+    assert_close((value, Gradient(*grads)), (expected, Gradient(*by_autodiff)), 1e-10)
+    assert max(float(jnp.abs(g).max()) for g in floats(by_autodiff)) > 0
+
+    direction = normal(params, 9)
+    moved = lambda size: jax.tree.map(lambda p, d: p + size * d, params, direction)
+    there, back = (ours(moved(size), xs, state)[0] for size in (1e-5, -1e-5))
+    by_differences = pytest.approx(float(there - back) / 2e-5, rel=1e-5, abs=1e-7)
+    products = jax.tree.map(lambda g, d: jnp.sum(g * d), grads[0], direction)
+    assert float(sum(jax.tree.leaves(products))) == by_differences
+    function = of_gradient(model, adjoint=sj.BPTT(chunk=3))
+    forward = jax.jit(lambda p: jax.jvp(lambda p: function(p, xs, state), (p,), (direction,))[1])
+    assert float(forward(params)) == by_differences
+
+
+def test_hessian_is_the_same_forward_over_reverse():
+    model, (params, xs, state) = BY_NAME["lstm"].model, problem(BY_NAME["lstm"].model, 3)
+    hessian = [
+        jax.jit(
+            jax.hessian(lambda xs, a=a: weighted(sj.unroll(model, params, xs, state, adjoint=a)))
+        )
+        for a in (sj.BPTT(), sj.Autodiff())
+    ]
+    assert_close(hessian[0](xs), hessian[1](xs), 1e-10)
+
+
+STORES = ["states", "preactivations", "chunk_starts"]
+CAUSAL = [case for case in CASES if case.model.causal]
+# Each model with one store, each store with several models; all of them before a release.
+INSIDE = [
+    pytest.param(
+        case,
+        store,
+        id=f"{case.name}-{store}",
+        marks=pytest.mark.slow if case.variant or number % 3 != place else (),
+    )
+    for number, case in enumerate(CAUSAL)
+    for place, store in enumerate(STORES)
+]
+
+
+@pytest.mark.parametrize(("case", "store"), INSIDE)
+def test_a_model_inside_an_own_step_keeps_its_gradient(case, store):
+    """Where it cuts, the step is cut; and its second order is that of the model itself."""
+    model, at = case.model, problem(case.model, T)
+    own = sj.from_step(model.init, jax.jit(model.step), model.initial_state)
+    options = {"mask": jnp.arange(T) != 2, "adjoint": sj.BPTT(chunk=2, store=store)}
+    first = [gradient(m, **options)(*at) for m in (own, model)]
+    assert_close(*first, 1e-12)
+
+    def by_params(model):
+        function = of_gradient(model, **options)
+        return jax.jit(jax.grad(function))(*at)
+
+    assert_close(by_params(own), by_params(model), 1e-10)

@@ -1,0 +1,220 @@
+"""One table of all models, run by every suite.
+
+Each case makes its model in a given dtype, so that the suites can run it in any.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.comparison import is_float
+
+import seqjax as sj
+
+I = 3  # noqa: E741  the size of x(t) in every case
+
+
+class Case(NamedTuple):
+    name: str
+    make: Callable[[Any], sj.Model]
+    partial: bool = False  # "partially recurrent": no gradient crosses a step
+    variant: bool = False  # of a model that is there already: most suites run it with -m slow
+
+    @property
+    def model(self) -> sj.Model:
+        return _model(self)
+
+
+@functools.cache
+def _model(case):
+    """One object, so that a program of it is compiled once."""
+    return case.make(jnp.float64)
+
+
+def _leaky(dtype):
+    """A structured cell with no rules by hand, with leaves of several shapes."""
+    return sj.Cell(
+        init=lambda key: {
+            "kernel": jax.random.normal(key, (I, 4), dtype),
+            "recurrent_kernel": jax.random.normal(key, (4, 4), dtype) / 2,
+            "readout": jax.random.normal(key, (4, 2), dtype),
+        },
+        initial_state=lambda params: {"h": jnp.zeros(4, dtype), "mean": jnp.zeros((), dtype)},
+        project=lambda params, x: sj.matmul(x, params["kernel"]),
+        preactivate=lambda params, s, u: u + sj.matmul(s["h"], params["recurrent_kernel"]),
+        activate=lambda z, s: {
+            "h": s["h"] / 2 + jnp.tanh(z + s["mean"]),
+            "mean": s["mean"] / 2 + jnp.mean(z) / 2,
+        },
+        readout=lambda params, s: sj.matmul(s["h"], params["readout"]) * s["mean"],
+        input_spec=jax.ShapeDtypeStruct((I,), dtype),
+    )
+
+
+def _own(dtype):
+    """One opaque step: a pytree state with an integer leaf and a random key, y a dict."""
+
+    def init(key):
+        return {
+            "w": jax.random.normal(key, (I, 4), dtype) / 2,
+            "r": jax.random.normal(key, (4, 4), dtype) / 2,
+            "start": jax.random.normal(key, (4,), dtype),
+        }
+
+    def step(params, state, x):
+        h, count, key = state
+        key, _ = jax.random.split(key)
+        wave = jnp.where(count % 2 == 0, 1.0, 0.5).astype(h.dtype)
+        h = jnp.tanh(sj.matmul(x, params["w"]) + wave * sj.matmul(h, params["r"]))
+        return (h, count + 1, key), {"sum": h.sum(), "part": h[:2] * x[:2]}
+
+    def initial_state(params):
+        return params["start"], jnp.array(0), jax.random.key(0)
+
+    return sj.from_step(init, step, initial_state)
+
+
+def _stack(dtype):
+    return sj.stack(
+        sj.lstm(I, 5, learn_initial_state=True, dtype=dtype),
+        sj.rnn(5, 4, dtype=dtype),
+        sj.dense(4, 2, activation=jax.nn.softmax, dtype=dtype),
+    )
+
+
+def _memory(dtype):
+    """An explicit memory that reads all that it may: y, h and m of the step before."""
+
+    def init(key):
+        shapes = {"w": (I, 4), "m": (3, 4), "y": (2, 3), "h": (4, 3), "g": (4, 2), "m0": (3,)}
+        keys = jax.random.split(key, len(shapes))
+        draw = lambda k, shape: jax.random.normal(k, shape, dtype) / 2
+        return {n: draw(k, shapes[n]) for k, n in zip(keys, shapes, strict=True)}
+
+    def r(params, y, h, m):
+        return jnp.tanh(sj.matmul(y, params["y"]) + sj.matmul(h, params["h"]) + m / 2)
+
+    def f(params, x, m):
+        return jnp.tanh(sj.matmul(x, params["w"]) + sj.matmul(m, params["m"]))
+
+    def start(params):
+        return jnp.zeros(2, dtype), jnp.zeros(4, dtype), params["m0"]
+
+    def g(params, h):
+        return jnp.sin(sj.matmul(h, params["g"]))
+
+    spec = jax.ShapeDtypeStruct((I,), dtype)
+    return sj.memory(r, f, g, init=init, initial_state=start, input_spec=spec)
+
+
+def _two_directions(dtype):
+    both = sj.bidirectional(sj.elman(3, 2, dtype=dtype), sj.tdnn(3, 2, dtype=dtype), merge="mean")
+    below = sj.bidirectional(sj.rnn(I, 3, dtype=dtype), merge="product")
+    return sj.stack(below, both, sj.dense(2, 2, dtype=dtype))
+
+
+CASES = [
+    Case("rnn", lambda dtype: sj.rnn(I, 4, dtype=dtype)),
+    Case("rnn-relu", lambda dtype: sj.rnn(I, 4, activation=jax.nn.relu, dtype=dtype), variant=True),
+    Case(
+        "rnn-elu-learned",
+        lambda dtype: sj.rnn(I, 4, activation=jax.nn.elu, learn_initial_state=True, dtype=dtype),
+        variant=True,
+    ),
+    Case("rnn-one-unit", lambda dtype: sj.rnn(I, 1, dtype=dtype), variant=True),
+    Case("lstm", lambda dtype: sj.lstm(I, 4, dtype=dtype), variant=True),
+    Case(
+        "lstm-learned",
+        lambda dtype: sj.lstm(I, 4, forget_bias=1.0, learn_initial_state=True, dtype=dtype),
+    ),
+    Case("gru", lambda dtype: sj.gru(I, 4, dtype=dtype)),
+    Case("gru-reset-before", lambda dtype: sj.gru(I, 4, reset_after=False, dtype=dtype)),
+    Case("structured-without-rules", _leaky),
+    Case("own-step", _own),
+    Case("stack", _stack),
+    Case(
+        "stack-with-own",
+        lambda dtype: sj.stack(sj.gru(I, I, dtype=dtype), _own(dtype)),
+        variant=True,
+    ),
+    Case("elman", lambda dtype: sj.elman(I, 4, dtype=dtype), partial=True),
+    Case(
+        "jordan",
+        lambda dtype: sj.jordan(I, 4, 3, decay=0.6, output_activation=jax.nn.softmax, dtype=dtype),
+        partial=True,
+    ),
+    Case("memory", _memory),
+    Case("tdnn", lambda dtype: sj.tdnn(I, 2, delays=(0, 1, 3), activation=jnp.tanh, dtype=dtype)),
+    Case(
+        "tdnn-deep",
+        lambda dtype: sj.stack(
+            sj.tdnn(I, 3, delays=(0, 1), activation=jax.nn.relu, dtype=dtype),
+            sj.tdnn(3, 2, delays=(0, 2), dtype=dtype),
+        ),
+        variant=True,
+    ),
+    Case(
+        "narx",
+        lambda dtype: sj.narx(
+            I,
+            5,
+            2,
+            input_delays=(0, 2),
+            output_delays=(1, 3),
+            output_activation=jnp.tanh,
+            dtype=dtype,
+        ),
+    ),
+    Case(
+        "bidirectional",
+        lambda dtype: sj.bidirectional(
+            sj.lstm(I, 4, learn_initial_state=True, dtype=dtype), sj.gru(I, 2, dtype=dtype)
+        ),
+    ),
+    Case("stack-of-bidirectional", _two_directions),
+]
+
+
+def parametrized(cases, later=lambda case: case.variant):
+    """Over these cases; those that may come later run with -m slow, before a release."""
+    return pytest.mark.parametrize(
+        "case",
+        [
+            pytest.param(case, id=case.name, marks=pytest.mark.slow if later(case) else ())
+            for case in cases
+        ],
+    )
+
+
+BY_NAME = {case.name: case for case in CASES}
+every_variant = parametrized(CASES, later=lambda case: False)
+every_model = parametrized(CASES)
+every_causal_model = parametrized([case for case in CASES if case.model.causal])
+
+
+def normal(spec, seed, *leading):
+    """Normal numbers for the floating leaves of `spec`, with leading axes; others repeated."""
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf):
+        if is_float(leaf):
+            return jnp.asarray(rng.standard_normal((*leading, *leaf.shape)), leaf.dtype)
+        return jnp.broadcast_to(leaf, (*leading, *leaf.shape))
+
+    return jax.tree.map(draw, spec)
+
+
+def problem(model, time, seed=0, dtype=jnp.float64):
+    """(params, xs, state) at which nothing is zero by accident."""
+    params = model.init(jax.random.key(seed))
+    params = jax.tree.map(lambda p, n: p + 0.1 * n, params, normal(params, seed + 1))
+    state = model.initial_state(params)
+    state = jax.tree.map(
+        lambda s, n: s + n / 2 if is_float(s) else s, state, normal(state, seed + 2)
+    )
+    xs = jnp.asarray(np.random.default_rng(seed + 3).standard_normal((time, I)), dtype)
+    return params, xs, state

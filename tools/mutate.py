@@ -1,0 +1,451 @@
+"""The mutation test: every term of every hand-written rule is noticed by the suite.
+
+    python tools/mutate.py [-k PATTERN] [--list] [--quick] [--jobs N]
+
+Each mutant changes one thing in one rule (a sign, a term, a factor, a gate, a branch). It is
+put into a copy of `seqjax/` and `tests/` in a temporary directory and the suite is run on the
+copy, at first the tests that are likely to notice, then, if they pass, all of it. Without -k
+the table is written to tools/mutation.txt. Exits with 1 if a mutant survives that is not listed
+in `EQUIVALENT`.
+"""
+
+import argparse
+import ast
+import contextlib
+import copy
+import multiprocessing
+import os
+import pathlib
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+REPORT = ROOT / "tools" / "mutation.txt"
+QUICK_LIMIT, WHOLE_LIMIT = 300, 3600  # seconds
+
+# What is mutated: functions, inner ones included, and module-level statements (`x.defvjp(...)`).
+RULES = {
+    "seqjax/models/rnn.py": ["tanh_vjp", "relu_vjp", "other_vjp", "preactivate_vjp"],
+    "seqjax/models/lstm.py": ["activate_vjp", "preactivate_vjp"],
+    "seqjax/models/gru.py": [
+        "activate_after_vjp",
+        "preactivate_after_vjp",
+        "activate_before_vjp",
+        "preactivate_before_vjp",
+    ],
+    "seqjax/models/_feedback.py": ["layers_vjp"],
+    "seqjax/models/jordan.py": ["activate_vjp"],
+    "seqjax/models/narx.py": ["activate_vjp", "preactivate_vjp"],
+    "seqjax/models/_delay_line.py": ["_convolve", "_gather", "_grid", "extend", "read_series"],
+    "seqjax/compose/stack.py": ["_through", "scan"],
+    "seqjax/compose/bidirectional.py": ["scan", "_resets_of_backward"],
+    "seqjax/ops/matmul.py": [
+        "_kernel_cotangent",
+        "_rows_cotangent",
+        "_batch_matmul",
+        "ad.defbilinear",
+        "_batch_add",
+        "_jvp_add",
+        "_transpose_add",
+    ],
+    "seqjax/ops/rows.py": ["beside_rows", "_sum", "_transpose_sum"],
+    "seqjax/ops/shift.py": [
+        "_concatenate",
+        "_batch_shift",
+        "_transpose_shift",
+        "_batch_spread",
+        "_jvp_spread",
+        "_transpose_spread",
+    ],
+    "seqjax/ops/hoist.py": ["hoist"],
+    "seqjax/ops/zero_cotangent.py": ["zero_cotangent", "_jvp"],
+    "seqjax/engine/bptt.py": [
+        "bptt",
+        "local_vjps",
+        "_hoist_step_vjp",
+        "_derived_activate_vjp",
+        "_run.defvjp",
+        "_reroute_cotangent.defvjp",
+        "_adjoint_fwd",
+        "_adjoint_bwd",
+        "_outside",
+    ],
+    "seqjax/engine/loops.py": ["forward_scan", "reverse_scan"],
+    "seqjax/engine/chunks.py": ["scan_chunks", "_extended", "truncation"],
+    "seqjax/engine/schedule.py": ["schedule", "divisor", "batch_size"],
+    "seqjax/engine/plain_scan.py": ["plain_scan", "one_by_one", "widened", "clipped"],
+    "seqjax/engine/recurrence.py": ["fill", "over_steps", "harmless"],
+    "seqjax/engine/history.py": ["push", "entering", "add", "before", "_found"],
+    "seqjax/engine/adjoint.py": ["resolve", "scan", "windows"],
+    "seqjax/engine/cotangents.py": ["inexact", "complete", "returned", "zeros", "add"],
+}
+RULE_TESTS = "tests/engine/test_rules.py"
+# Which tests are tried first: of test_rules.py, or a file.
+QUICK = {
+    "seqjax/models/rnn.py": "its_function and (rnn or elu)",
+    "seqjax/models/lstm.py": "its_function and lstm",
+    "seqjax/models/gru.py": "its_function and (after or before)",
+    "seqjax/models/_feedback.py": "its_function and (jordan or narx)",
+    "seqjax/models/jordan.py": "its_function and jordan",
+    "seqjax/models/narx.py": "its_function and narx",
+    "seqjax/models/_delay_line.py": "tests/models/test_tdnn.py",
+    "seqjax/compose/stack.py": "tests/laws/test_masking.py",
+    "seqjax/compose/bidirectional.py": "tests/models/test_bidirectional.py",
+    "seqjax/ops/matmul.py": "tests/engine/test_rows.py",
+    "seqjax/ops/rows.py": "tests/engine/test_rows.py",
+    "seqjax/ops/shift.py": "tests/engine/test_rows.py",
+    "seqjax/ops/hoist.py": "tests/engine/test_hoist.py",
+    "seqjax/ops/zero_cotangent.py": "not its_function and not matmul",
+    "seqjax/engine/bptt.py": "not its_function and not matmul",
+    "seqjax/engine/loops.py": "not its_function and not matmul",
+    "seqjax/engine/chunks.py": "recursion or alone or kept or truncated",
+    "seqjax/engine/schedule.py": "tests/engine/test_schedule.py",
+    "seqjax/engine/plain_scan.py": "not its_function and not matmul",
+    "seqjax/engine/recurrence.py": "not its_function and not matmul",
+    "seqjax/engine/history.py": "tests/engine/test_history.py",
+    "seqjax/engine/adjoint.py": "recursion or alone or kept or truncated",
+    "seqjax/engine/cotangents.py": "not its_function and not matmul",
+}
+SAME_ZEROS = "zeros_like alone reads it: h and c have one shape and dtype"
+EXAMPLE = "of the step that serves as an example only the shapes and dtypes are read"
+UNASKED = "JAX drops the cotangent of an operand that is not being transposed"
+# Mutants that compute the same thing, by "rule: mutation", and why no test can notice them.
+EQUIVALENT: dict[str, str] = {
+    "activate_vjp: h_prev.h -> h_prev.c": SAME_ZEROS,
+    "preactivate_vjp: h_prev.c -> h_prev.h": SAME_ZEROS,
+    "_adjoint_bwd: if steps.reset is not None -> if True": (
+        "without a reset it stays zero, and is never added to"
+    ),
+    "bptt: 0 -> 1": EXAMPLE,
+    "bptt: 0 -> 2": EXAMPLE,
+    "entering: if steps.reset is None -> if False": "where(None, start, h) is h",
+    "entering: if steps.valid is None and steps.reset is None -> if False": (
+        "the general case of the short cut"
+    ),
+    "_convolve: if count == len(delays) -> if False": "the general case of the short cut",
+    "extend: (line.shape[0], 0) -> (0, line.shape[0])": "nothing has rows neither before nor after",
+    "_grid: delay - delays[0] -> delays[0] - delay": "a divisor has no sign",
+    "_grid: 1 -> 2": "of a single delay: there is no gap to fill",
+    "_transpose_add: sum_rows(cotangent, cotangent.ndim - 1) if ad.is_undefined_primal(bias)"
+    " else None -> sum_rows(cotangent, cotangent.ndim - 1)": UNASKED,
+    "_transpose_add: cotangent if ad.is_undefined_primal(y) else None -> cotangent": UNASKED,
+}
+
+GATES = [list("ifgo"), list("hc"), list("rznm")]
+UNWRAP = {"sigmoid", "jnp.tanh", "jnp.clip", "zero_cotangent", "inexact", "zeros", "complete"}
+UNWRAP |= {"checkpoint_name"}
+MATMULS = {"matmul", "_matmul.bind", "_pool.bind"}
+ORDERED = {"where", "jnp.where", "Gates", "GatesAfter", "LSTMState", *MATMULS}
+ORDERED |= {"partial", "jnp.clip", "_reroute_cotangent.defvjp", "_run.defvjp"}
+ORDERED |= {"ad.defbilinear", "lax.dot_general"}
+
+
+class Mutant(NamedTuple):
+    path: str
+    rule: str
+    line: int
+    what: str
+    source: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.rule}: {self.what}"
+
+
+def alternatives(node: ast.AST):
+    """Every way to get one node wrong: expressions to stand in its place."""
+    if isinstance(node, ast.BinOp):
+        if isinstance(node.op, (ast.Add, ast.Sub)):
+            other = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
+            yield ast.BinOp(node.left, other, node.right)
+            yield node.left
+            yield node.right
+            if isinstance(node.op, ast.Sub):
+                yield ast.BinOp(node.right, ast.Sub(), node.left)
+        if isinstance(node.op, (ast.Mult, ast.Div)):
+            yield node.left
+            yield node.right
+            yield ast.UnaryOp(ast.USub(), node)
+        if isinstance(node.op, (ast.BitAnd, ast.BitOr)):
+            yield node.left
+            yield node.right
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not)):
+        yield node.operand
+    elif isinstance(node, ast.BoolOp):
+        yield from node.values
+    elif isinstance(node, ast.IfExp):
+        yield node.body
+        yield node.orelse
+    elif isinstance(node, ast.Compare):
+        swaps = {ast.Lt: ast.LtE, ast.Gt: ast.Lt, ast.Eq: ast.NotEq, ast.Is: ast.IsNot}
+        swaps |= {ast.IsNot: ast.Is, ast.NotEq: ast.Eq, ast.GtE: ast.Lt, ast.LtE: ast.Gt}
+        swaps |= {ast.In: ast.NotIn, ast.NotIn: ast.In}
+        yield ast.Compare(node.left, [swaps[type(node.ops[0])]()], node.comparators)
+    elif isinstance(node, ast.Constant):
+        if isinstance(node.value, bool):
+            yield ast.Constant(not node.value)
+        elif isinstance(node.value, int):
+            yield from (ast.Constant(n) for n in (0, 1, 2) if n != node.value)
+    elif isinstance(node, ast.Attribute):
+        if node.attr == "T":
+            yield node.value
+        for gates in GATES:
+            if node.attr in gates:
+                number = (gates.index(node.attr) + 1) % len(gates)
+                yield ast.Attribute(node.value, gates[number], node.ctx)
+    elif isinstance(node, (ast.Tuple, ast.List)) and isinstance(node.ctx, ast.Load):
+        yield from (type(node)(elts, node.ctx) for elts in swapped(node.elts))
+    elif isinstance(node, ast.Call):
+        name = ast.unparse(node.func)
+        if name in UNWRAP and node.args:
+            yield node.args[0]
+        if name == "zero_cotangent":  # right in first order, wrong in second
+            yield ast.Call(ast.parse("lax.stop_gradient", mode="eval").body, node.args, [])
+        if name in MATMULS:
+            yield ast.UnaryOp(ast.USub(), node)
+        if name in ORDERED:
+            yield from (ast.Call(node.func, args, node.keywords) for args in swapped(node.args))
+        for values in swapped([keyword.value for keyword in node.keywords]):
+            keywords = [ast.keyword(k.arg, v) for k, v in zip(node.keywords, values, strict=True)]
+            yield ast.Call(node.func, node.args, keywords)
+
+
+def swapped(items: list):
+    """The list with two neighbours swapped, wherever they differ."""
+    for n in range(len(items) - 1):
+        if ast.dump(items[n]) != ast.dump(items[n + 1]):
+            yield [*items[:n], items[n + 1], items[n], *items[n + 2 :]]
+
+
+def mutants_of(path: str):
+    """All mutants of the rules in one file."""
+    source = (ROOT / path).read_text()
+    tree = ast.parse(source)
+    for rule in RULES[path]:
+        found = [node for node in ast.walk(tree) if is_rule(node, rule)]
+        if len(found) > 1:
+            found = [node for node in found if "abstractmethod" not in ast.dump(node)]
+        if not found:
+            raise LookupError(f"{path} has no {rule}: bring RULES up to date")
+        for outer in found:
+            for node, parent, field, index in places(outer):
+                for wrong in replacements(node):
+                    yield Mutant(
+                        path, rule, node.lineno, *edited(source, parent, field, index, wrong, node)
+                    )
+
+
+def is_rule(node: ast.AST, rule: str) -> bool:
+    if isinstance(node, ast.FunctionDef):
+        return node.name == rule
+    if isinstance(node, ast.Assign):
+        return ast.unparse(node.targets[0]) == rule
+    call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    return call and ast.unparse(node.value.func) == rule
+
+
+def replacements(node: ast.AST):
+    if isinstance(node, ast.If):
+        yield [ast.Pass()]  # the branch is never taken
+        yield [ast.If(ast.Constant(True), node.body, [])]  # always taken
+    elif isinstance(node, ast.expr):
+        yield from alternatives(node)
+
+
+def places(outer: ast.AST):
+    """The nodes of the body of a rule, each with where it hangs."""
+    for parent in ast.walk(outer):
+        if isinstance(parent, ast.arguments) or getattr(parent, "arg", None) == "strict":
+            continue  # defaults and zip(strict=…) are checks, not terms
+        for field, value in ast.iter_fields(parent):
+            if field in ("decorator_list", "annotation", "returns", "slice") and not (
+                field == "slice" and isinstance(value, ast.Slice)
+            ):
+                continue
+            for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
+                if isinstance(node, (ast.expr, ast.If)):
+                    yield node, parent, field, index
+
+
+def edited(source, parent, field, index, wrong, node) -> tuple[str, str]:
+    """(what was done, the new source): only the text of this node changes."""
+    lines = source.encode().splitlines(keepends=True)
+    starts = [0]
+    for line in lines:
+        starts.append(starts[-1] + len(line))
+    begin = starts[node.lineno - 1] + node.col_offset
+    end = starts[node.end_lineno - 1] + node.end_col_offset
+    if isinstance(node, ast.If):
+        test, always = ast.unparse(node.test), isinstance(wrong[0], ast.If)
+        begin = starts[node.test.lineno - 1] + node.test.col_offset
+        end = starts[node.test.end_lineno - 1] + node.test.end_col_offset
+        old, new, what = test, str(always), f"if {test} -> if {always}"
+    else:
+        old, new = ast.unparse(node), ast.unparse(ast.fix_missing_locations(copy.deepcopy(wrong)))
+        new_text = new if isinstance(wrong, (ast.Name, ast.Constant)) else f"({new})"
+        what, new = f"{old} -> {new}", new_text
+    text = source.encode()
+    changed = (text[:begin] + new.encode() + text[end:]).decode()
+    ast.parse(changed)
+    return " ".join(what.split()), changed
+
+
+def run_suite(directory: str, arguments: list[str], result: str) -> None:
+    """In a process of its own: pytest on the copy; writes the first failing test."""
+    os.chdir(directory)
+    sys.path[:0] = [directory, os.path.join(directory, "tests")]
+    os.environ["PYTHONPATH"] = directory  # for the processes that tests start
+    out = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1), os.dup2(out, 2)
+    import pytest
+
+    class First:
+        failed = None
+
+        def pytest_runtest_logreport(self, report):
+            if report.failed and not self.failed:
+                self.failed = report.nodeid
+
+        def pytest_collectreport(self, report):
+            if report.failed and not self.failed:
+                self.failed = f"{report.nodeid} (collection)"
+
+    first = First()
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts="]
+    options += ["-W", "ignore:Module already imported"]  # by the parent of this process
+    code = pytest.main([*options, "-m", "not slow", *arguments], plugins=[first])
+    seqjax = sys.modules.get("seqjax")
+    if seqjax is not None and not seqjax.__file__.startswith(directory):
+        raise AssertionError(f"the suite ran {seqjax.__file__}, not the mutant")
+    if first.failed is None and code not in (0, 1):
+        raise AssertionError(f"pytest ended with {code}: nothing was tested")
+    pathlib.Path(result).write_text(first.failed or "")
+
+
+def copy_project(place: str) -> None:
+    folders = ("seqjax", "tests", "tools", "examples", "benchmarks", "docs", ".ci", ".github")
+    for part in (*folders, "pyproject.toml", "README.md", "CONTRIBUTING.md"):
+        source, to = ROOT / part, pathlib.Path(place, part)
+        if source.is_dir():
+            shutil.copytree(source, to, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy(source, to)
+
+
+class Bench:
+    """Runs the suite on mutants, in processes that start with JAX imported."""
+
+    def __init__(self, directory: str, quick: bool):
+        self.directory, self.quick = directory, quick
+        self.lock, self.proven = threading.Lock(), False
+        os.environ |= {
+            "JAX_PLATFORMS": "cpu",
+            # Programs of a moment: compile fast. Those of the oracles are the same every time.
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_COMPILATION_CACHE_DIR": os.path.join(directory, "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["jax", "optax", "chex", "pytest", "hypothesis"])
+
+    def noticed_by(self, mutant: Mutant | None) -> str | None:
+        """The first test that fails on the mutant (None: on the code as it is)."""
+        with tempfile.TemporaryDirectory(dir=self.directory) as place:
+            copy_project(place)
+            if mutant is not None:
+                pathlib.Path(place, mutant.path).write_text(mutant.source)
+            likely = [RULE_TESTS, "tests/models/test_tdnn.py", "tests/models/test_bidirectional.py"]
+            if mutant is not None:
+                first = QUICK[mutant.path]
+                likely = [first] if first.startswith("tests/") else [RULE_TESTS, "-k", first]
+            noticed = self.first_failure(place, likely, QUICK_LIMIT)
+            if noticed or mutant is None or self.quick:
+                return noticed
+            self.prove_whole_suite()
+            return self.first_failure(place, ["tests"], WHOLE_LIMIT)
+
+    def prove_whole_suite(self) -> None:
+        """A suite that fails without a mutant would seem to notice every one."""
+        with self.lock:
+            if not self.proven:
+                with tempfile.TemporaryDirectory(dir=self.directory) as place:
+                    copy_project(place)
+                    failure = self.first_failure(place, ["tests"], WHOLE_LIMIT)
+                if failure:
+                    raise RuntimeError(f"the suite fails as it is: {failure}")
+                self.proven = True
+
+    def first_failure(self, place: str, arguments: list[str], limit: float) -> str | None:
+        result = os.path.join(place, "result")
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(result)
+        process = self.context.Process(target=run_suite, args=(place, arguments, result))
+        process.start()
+        process.join(limit)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            return f"more than {limit} s"
+        if not os.path.exists(result):
+            out = pathlib.Path(place, "out.txt")
+            tail = out.read_text()[-2000:] if out.exists() else ""
+            raise RuntimeError(f"no result from {arguments}: {tail}")
+        return pathlib.Path(result).read_text() or None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-k", default="", help="only mutants whose path, rule or text match")
+    parser.add_argument("--list", action="store_true", help="only print the mutants")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument(
+        "--quick", action="store_true", help="only the tests that are likely to notice"
+    )
+    options = parser.parse_args()
+    mutants = [m for path in RULES for m in mutants_of(path)]
+    mutants = [m for m in mutants if re.search(options.k, f"{m.path} {m.key}")]
+    mutants = list({(m.path, m.source): m for m in mutants}.values())
+    if options.list:
+        print(*(f"{m.path}:{m.line} {m.key}" for m in mutants), f"{len(mutants)} mutants", sep="\n")
+        return 0
+    skipped = [m for m in mutants if m.key in EQUIVALENT]
+    mutants = [m for m in mutants if m.key not in EQUIVALENT]
+    with tempfile.TemporaryDirectory() as directory:
+        bench = Bench(directory, options.quick)
+        failure = bench.noticed_by(None)
+        if failure:
+            print(f"the suite fails as it is: {failure}")
+            return 2
+
+        def run(mutant):
+            start = time.perf_counter()
+            noticed = bench.noticed_by(mutant)
+            row = f"{mutant.path}:{mutant.line}  {mutant.key}  |  {noticed or 'SURVIVED'}"
+            print(row, f"({time.perf_counter() - start:.0f} s)", flush=True)
+            return noticed is not None, row
+
+        with ThreadPoolExecutor(options.jobs) as pool:
+            outcomes = list(pool.map(run, mutants))
+    noticed = sum(seen for seen, _ in outcomes)
+    lines = ["rule, mutation  |  the first test that noticed it", ""]
+    lines += [row for _, row in outcomes]
+    lines += ["", "Left out, since they compute the same thing:", ""]
+    lines += [f"{m.path}:{m.line}  {m.key}  |  {EQUIVALENT[m.key]}" for m in skipped]
+    count = f"{len(mutants)} mutants, {noticed} noticed"
+    print(count)
+    if not options.k:
+        REPORT.write_text("\n".join([*lines, "", count, ""]))
+    return int(noticed < len(mutants))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
