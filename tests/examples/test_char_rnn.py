@@ -17,7 +17,7 @@ import pytest
 for needed in ("matplotlib", "orbax.checkpoint", "rich"):
     pytest.importorskip(needed)
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "char_rnn.py"
 TINY = ["--hidden-size=8", "--batch-size=4", "--seq-length=16", "--eval-every=50", "--steps=400"]
 

@@ -16,7 +16,7 @@ import pytest
 for needed in ("matplotlib", "rich"):
     pytest.importorskip(needed)
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "long_memory.py"
 TINY = ["--adding-length=6", "--copy-length=3", "--hidden-size=5", "--batch-size=4", "--updates=3"]
 

@@ -11,7 +11,7 @@ import pytest
 import seqjax as sj
 from benchmarks import silverbox
 
-PAGE = (Path(__file__).parent.parent / "docs" / "benchmarks.md").read_text()
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md").read_text()
 ROWS = json.loads(silverbox.RESULTS.read_text())
 
 

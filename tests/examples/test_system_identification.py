@@ -12,7 +12,7 @@ import pytest
 for needed in ("matplotlib", "rich"):
     pytest.importorskip(needed)
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "system_identification.py"
 TINY = ["--updates=100", "--hidden-size=6", "--batch-size=8", "--span=20", "--length=2000"]
 

@@ -13,7 +13,7 @@ import pytest
 for needed in ("matplotlib", "rich"):
     pytest.importorskip(needed)
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "tagging.py"
 
 

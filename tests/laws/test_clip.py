@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, floats, parametrized, problem, relative_error
+from support.comparison import assert_close, floats
+from support.table import CASES, parametrized, problem
 
 import seqjax as sj
 from seqjax.engine.recurrence import Steps
@@ -34,7 +35,7 @@ def gradients(case, stepwise, adjoint):
 def test_steps_one_by_one_are_clipped_as_the_recursion_clips(case):
     stepwise = gradients(case, True, sj.BPTT(clip=BOUND).stepwise())
     recursion = gradients(case, False, sj.BPTT(clip=BOUND, store="states"))
-    assert relative_error(stepwise, recursion) <= 1e-10
+    assert_close(stepwise, recursion, 1e-10)
 
 
 def leaky(callback):

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, floats, parametrized, problem, relative_error
+from support.comparison import assert_close, floats
+from support.table import CASES, parametrized, problem
 
 import seqjax as sj
 
@@ -65,7 +66,7 @@ def test_a_linear_recurrence(name, options):
         for of_state in (True, False):
             ours = gradient(LINEAR[name], OPTIONS[options], adjoint, of_state)(*at)  # eager
             theirs = gradient(LINEAR[name], OPTIONS[options], truncate, of_state)(*at)
-            assert relative_error(floats(ours), floats(theirs)) <= 1e-12
+            assert_close(floats(ours), floats(theirs), 1e-12)
 
 
 @parametrized(CASES)
@@ -73,4 +74,4 @@ def test_every_model(case):
     at = problem(case.model, T)
     ours = jax.jit(gradient(case.model, OPTIONS["reset"], sj.BPTT(chunk=4)))(*at)
     theirs = jax.jit(gradient(case.model, OPTIONS["reset"], sj.Autodiff()))(*at)
-    assert relative_error(floats(ours), floats(theirs)) <= 1e-10
+    assert_close(floats(ours), floats(theirs), 1e-10)
