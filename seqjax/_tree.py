@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
 from seqjax._types import PyTree
 
@@ -48,7 +47,7 @@ def _with_dtype(leaf: Any, dtype: Any) -> Any:
 
 def is_traced(leaf: Any) -> bool:
     """Whether a leaf has no value yet, inside `jit`, `grad`, `vmap`, …"""
-    return isinstance(leaf, Tracer)
+    return isinstance(leaf, jax.core.Tracer)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_inexact(leaf: Any) -> bool:

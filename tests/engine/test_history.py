@@ -29,7 +29,7 @@ def test_the_rules_are_the_transposes_of_read_and_push(delays):
     assert history.newest(history.push(line, h_t)).tolist() == h_t.tolist()
     (read, after), pull = jax.vjp(lambda *at: (history.read(at[0]), history.push(*at)), line, h_t)
     d_read, d_after = normal(read, 3), normal(after, 4)
-    theirs = pull((d_read, d_after))
+    theirs = list(pull((d_read, d_after)))
     ours = history.before([d_after], [d_read]), history.newest([d_after])
     assert_close(jax.tree.leaves(ours), theirs, 1e-14)
     (unread,) = history.before([d_after], None)

@@ -9,6 +9,7 @@ import functools
 import json
 import operator
 import os
+import pathlib
 import re
 import socket
 import subprocess
@@ -136,7 +137,7 @@ def as_one_process_of_two(port, process):
     """The gradient of the whole batch, half of which this process holds."""
     import jax
 
-    # Before anything that asks for a device, as the models in `cases` do when they are made.
+    # Before anything that asks for a device, as the models in `support.table` do when they are made.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process), initialization_timeout=60)
     import numpy as np
@@ -176,8 +177,8 @@ def as_one_process_of_two(port, process):
 
 # Running them.
 def start(devices, *arguments):
-    here = os.path.dirname(os.path.abspath(__file__))
-    paths = [os.path.dirname(here), os.environ.get("PYTHONPATH", "")]
+    tests = pathlib.Path(__file__).resolve().parents[1]
+    paths = [str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         # Beside those of conftest.py, which compile quickly.

@@ -1,0 +1,222 @@
+"""To every public function, every wrong thing: the argument is named."""
+
+import dataclasses
+import inspect
+import re
+
+import jax.numpy as jnp
+import optax
+import pytest
+from support.wrong import (
+    CELL,
+    DTYPES,
+    HIGHPASS,
+    KEY,
+    LSTM,
+    MASK,
+    NARX,
+    NARX_PARAMS,
+    OWN_FUNCTION,
+    PARAMS,
+    SAMPLING,
+    SIZES,
+    SYMBOLS,
+    UNROLL,
+    XS,
+    YS,
+    Dataset,
+    ForeignTensor,
+    bptt,
+    stack,
+    told,
+)
+
+import seqjax as sj
+
+# Every public function with arguments that it takes.
+CALLS = {
+    "BPTT": (bptt, {"chunk": None, "store": None, "truncate": None, "clip": None}),
+    "Cell": (
+        sj.Cell,
+        {f.name: getattr(CELL, f.name) for f in dataclasses.fields(sj.Cell) if f.name[0] != "_"},
+    ),
+    "bidirectional": (
+        sj.bidirectional,
+        {"forward": LSTM, "backward": LSTM, "merge": "concat"},
+    ),
+    "from_step": (
+        sj.from_step,
+        {
+            "init": LSTM.init,
+            "step": LSTM.step,
+            "initial_state": LSTM.initial_state,
+            "input_spec": None,
+        },
+    ),
+    "dense": (sj.dense, {"input_size": 3, "output_size": 4, "activation": None, **DTYPES}),
+    "elman": (sj.elman, {**SIZES, "activation": jnp.tanh, **DTYPES}),
+    "generate": (
+        sj.generate,
+        {
+            "model": SYMBOLS,
+            "params": SYMBOLS.init(KEY),
+            "prompt": jnp.array([1]),
+            "length": 2,
+            "key": KEY,
+            "state": None,
+            "encode": None,
+            **SAMPLING,
+        },
+    ),
+    "gru": (sj.gru, {**SIZES, "reset_after": True, "learn_initial_state": True, **DTYPES}),
+    "jordan": (
+        sj.jordan,
+        {
+            **SIZES,
+            "output_size": 2,
+            "decay": 0.5,
+            "activation": jnp.tanh,
+            "output_activation": None,
+            **DTYPES,
+        },
+    ),
+    "lstm": (sj.lstm, {**SIZES, "forget_bias": 1.0, "learn_initial_state": True, **DTYPES}),
+    "matmul": (sj.matmul, {"x": XS, "kernel": jnp.ones((3, 2)), "bias": None}),
+    "memory": (
+        sj.memory,
+        dict.fromkeys(("r", "f", "g", "init", "initial_state"), OWN_FUNCTION)
+        | {"input_spec": None},
+    ),
+    "narx": (
+        sj.narx,
+        {
+            **SIZES,
+            "output_size": 2,
+            "input_delays": (0, 1),
+            "output_delays": (1, 2),
+            "activation": jnp.tanh,
+            "output_activation": None,
+            **DTYPES,
+        },
+    ),
+    "rnn": (sj.rnn, {**SIZES, "activation": jnp.tanh, "learn_initial_state": True, **DTYPES}),
+    "sample": (sj.sample, {"key": KEY, "logits": jnp.ones(3), **SAMPLING}),
+    "stack": (stack, {"models[0]": LSTM, "models[1]": sj.dense(4, 2)}),
+    "tdnn": (
+        sj.tdnn,
+        {"input_size": 3, "output_size": 4, "delays": (0, 2), "activation": None, **DTYPES},
+    ),
+    "teacher_force": (
+        sj.teacher_force,
+        {
+            "model": NARX,
+            "params": NARX_PARAMS,
+            "xs": XS,
+            "measured_ys": YS,
+            "state": None,
+            "forced": None,
+            "mask": None,
+        },
+    ),
+    "unroll": (sj.unroll, {"model": LSTM, **UNROLL}),
+    "warm_start": (sj.warm_start, {"model": NARX, "xs": XS, "measured_ys": YS}),
+    "testing.check_cell": (
+        sj.testing.check_cell,
+        {"model": HIGHPASS, "x": jnp.ones(()), "draws": 1, "steps": 2},
+    ),
+    "train.make_step": (
+        sj.train.make_step,
+        {"loss": OWN_FUNCTION, "optimizer": optax.sgd(0.1), "has_aux": False},
+    ),
+    "train.masked_mean": (sj.train.masked_mean, {"values": jnp.ones(5), "mask": MASK}),
+    # What models do.
+    "Model.step": (LSTM.step, {"params": PARAMS, "state": None, "x": XS[0]}),
+    "dense.step": (
+        sj.dense(3, 2).step,
+        {"params": sj.dense(3, 2).init(KEY), "state": (), "x": XS[0]},
+    ),
+    "Model.astype": (LSTM.astype, {"dtype": jnp.float32}),
+    **{
+        f"{name}.init": (model.init, {"key": KEY})
+        for name, model in {
+            "lstm": LSTM,
+            "dense": sj.dense(3, 2),
+            "tdnn": sj.tdnn(3, 2),
+            "narx": NARX,
+            "jordan": sj.jordan(3, 4, 2, decay=0.1),
+            "stack": SYMBOLS,
+            "bidirectional": sj.bidirectional(LSTM),
+        }.items()
+    },
+    **{
+        f"{name}.initial_state": (model.initial_state, {"params": model.init(KEY)})
+        for name, model in {
+            "lstm": sj.lstm(3, 4, learn_initial_state=True),
+            "stack": SYMBOLS,
+            "bidirectional": sj.bidirectional(LSTM),
+        }.items()
+    },
+}
+NOT_CALLED = {  # classes that hold what is given, and have no checks of their own
+    "Adjoint", "Autodiff", "Model", "JordanState", "LSTMState", "MemoryState", "NARXState",
+    "interop", "static_partial", "testing", "train", "train.Report",
+}  # fmt: skip
+WRONG = {
+    "a tensor": ForeignTensor(4, 4),
+    "a dataset": Dataset(4, 4),
+    "a nested list": [[1.0, 2.0], [3.0, 4.0]],
+    "None": None,
+    "a string": "neither",
+}
+# Where one of them is right after all.
+NONE_FITS = re.compile(
+    "(initial_)?state|length|mask|reset|forced|dtype|param_dtype|chunk|store|truncate|clip|top_k|"
+    "top_p|bias|forget_bias|output_activation|backward|encode|input_spec|(pre)?activate_vjp"
+)
+FITS = {
+    ("Cell", "name", "a string"),
+    ("dense", "activation", "None"),
+    ("tdnn", "activation", "None"),
+}
+
+
+def kind(value) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return "number"
+    return (
+        "function" if callable(value) and not isinstance(value, sj.Model) else type(value).__name__
+    )
+
+
+def cases():
+    """Every argument of every function, and what is wrong in its place."""
+    for name, (_, arguments) in CALLS.items():
+        for argument, right in arguments.items():
+            others = {
+                n: v for n, v in arguments.items() if v is not None and kind(v) != kind(right)
+            }
+            for what, wrong in {**WRONG, **dict([*others.items()][:2])}.items():
+                fits = what == "None" and NONE_FITS.fullmatch(argument)
+                if not fits and (name, argument, what) not in FITS:
+                    yield pytest.param(name, argument, wrong, id=f"{name}-{argument}-{what}")
+
+
+def test_every_public_function_is_called():
+    public = {*sj.__all__, *(f"testing.{name}" for name in sj.testing.__all__)}
+    public |= {f"train.{name}" for name in sj.train.__all__}
+    assert public <= {*CALLS, *NOT_CALLED}
+    for name, (function, arguments) in CALLS.items():
+        known = inspect.signature(function).parameters.values()
+        if name in public and all(
+            p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in known
+        ):
+            assert {p.name for p in known} - {"seed", "_pairs"} == set(arguments), name
+        function(**arguments)
+
+
+@pytest.mark.parametrize(("name", "argument", "wrong"), [*cases()])
+def test_a_wrong_argument_is_named(name, argument, wrong):
+    function, arguments = CALLS[name]
+    message = told(lambda: function(**arguments | {argument: wrong}))
+    known = "|".join(map(re.escape, arguments))
+    assert re.match(rf"({known})(\W.*)?: expected .*, got ", message), message
