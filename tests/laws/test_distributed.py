@@ -137,7 +137,7 @@ def as_one_process_of_two(port, process):
     """The gradient of the whole batch, half of which this process holds."""
     import jax
 
-    # Before anything that asks for a device, as the models in `support.table` do when they are made.
+    # Before anything asks for a device, as the models in `support.table` do when they are made.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process), initialization_timeout=60)
     import numpy as np
