@@ -6,7 +6,7 @@ import pytest
 from jax import export
 from support.comparison import assert_close
 from support.oracles import gradient
-from support.table import every_model, problem
+from support.table import a_few_now, problem
 
 import seqjax as sj
 from seqjax.engine.schedule import batch_size, schedule
@@ -132,7 +132,7 @@ def test_symbolic_sizes_have_no_chunks():
         assert_close([call(data)], [run(data)], 1e-5)
 
 
-@every_model
+@a_few_now
 def test_its_choice_is_right_over_several_chunks(case, monkeypatch):
     """With chunks of 3 steps, as a model a thousand times as large would have."""
     monkeypatch.setattr("seqjax.engine.adjoint.schedule", lambda *sizes: (3, "preactivations"))

@@ -5,10 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from support.batches import B, T, a_few_now, at, batch, many, one_by_one, stacked
+from support.batches import B, T, at, batch, many, one_by_one, stacked
 from support.comparison import assert_close, floats
 from support.oracles import outputs_and_gradient, weighted
-from support.table import CASES, I, every_model, problem
+from support.table import CASES, I, a_few_now, every_model, problem
 
 import seqjax as sj
 

@@ -27,8 +27,8 @@ SWEEP = [
         options,
         id=f"{case.name}-{adjoint}-{options}",
         marks=()
-        if (case.name in NOW and (adjoint, options) in {("default", "plain"), ("chunks", "ragged")})
-        or (case.name, adjoint, options) == COUNTS
+        if (case.name in NOW and (adjoint, options) == ("chunks", "ragged"))
+        or (case.name, adjoint, options) in (COUNTS, ("lstm-learned", "default", "plain"))
         else pytest.mark.slow,
     )
     for case in CASES

@@ -192,7 +192,9 @@ def test_forward_mode_works_with_autodiff_and_says_so_with_bptt(case):
 
 
 @every_model
-@pytest.mark.parametrize(("truncate", "chunk"), [(1, None), (3, 2), (20, 3)])
+@pytest.mark.parametrize(
+    ("truncate", "chunk"), [(1, None), (3, 2), pytest.param(20, 3, marks=pytest.mark.slow)]
+)
 def test_truncated_bptt_is_a_scan_with_its_carry_cut(case, truncate, chunk):
     adjoint = sj.BPTT(truncate=truncate, chunk=chunk)
     ours = pullback(case, adjoint)(problem(case.model, T), None)

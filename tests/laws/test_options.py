@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.comparison import assert_close
 from support.oracles import gradient, loop, outputs_and_gradient, weighted
-from support.table import CASES, every_variant, problem
+from support.table import CASES, every_model, problem
 
 import seqjax as sj
 
@@ -86,7 +86,7 @@ FULL = {
 }
 
 
-@every_variant
+@every_model
 def test_all_options_at_once(case):
     check(case, FULL)
 

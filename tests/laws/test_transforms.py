@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 from jax import export, lax
-from support.batches import B, T, a_few_causal_now, a_few_now, at, batch, many, one_by_one
+from support.batches import B, T, at, batch, many, one_by_one
 from support.comparison import assert_close, floats, is_float
 from support.oracles import outputs_and_gradient, weighted
-from support.table import CASES, I, every_model, parametrized, problem
+from support.table import CASES, I, a_few_causal_now, a_few_now, every_model, parametrized, problem
 
 import seqjax as sj
 
@@ -73,7 +73,7 @@ def compilations(call):
     return EVENTS.count("/jax/core/compile/backend_compile_duration")
 
 
-@every_model
+@a_few_now
 def test_outside_jit_nothing_is_compiled_twice_and_the_results_are_the_same(case):
     params, *batched = batch(case.model)
     inputs = at(params, 0), *batched
@@ -151,7 +151,7 @@ def test_nothing_comes_from_the_host_once_compiled(case):
     assert_close(ours, expected, 1e-11)
 
 
-@every_model
+@a_few_now
 def test_donated_buffers_are_gone_and_change_nothing(case):
     model, (params, xs, state) = case.model, problem(case.model, T)
     optimizer = optax.sgd(0.1, momentum=0.9)

@@ -1,5 +1,6 @@
 """The recursion, cell by cell, against the equations of the notes in NumPy loops."""
 
+import functools
 import itertools
 
 import jax
@@ -32,6 +33,26 @@ ADJOINTS = {
 every_adjoint = pytest.mark.parametrize("adjoint", ADJOINTS.values(), ids=ADJOINTS)
 
 
+@functools.cache
+def pullback(model, adjoint):
+    """One program for all losses: (params, X, state) to the outputs, and ∇_Y to the gradient."""
+
+    @jax.jit
+    def pulled(at, grad_Y):
+        def run(*at):
+            last, Y = sj.unroll(model, *at, adjoint=adjoint)
+            return Y, last
+
+        Y, back, last = jax.vjp(run, *at, has_aux=True)
+        return *back(grad_Y), last, Y
+
+    def of_loss(at, loss):
+        *_, Y = pulled(at, jnp.zeros((T, O)))
+        return pulled(at, jax.grad(loss)(Y))
+
+    return of_loss
+
+
 def by_seqjax(hidden, output, X, activation, div, adjoint):
     """The same as the loops, in the order and layout they have."""
     sizes = [hidden[0][0].shape[1], *(len(b) for _, _, b, _ in hidden)]
@@ -43,15 +64,8 @@ def by_seqjax(hidden, output, X, activation, div, adjoint):
     )
     state = (*(h for _, _, _, h in hidden), ())
 
-    @jax.jit
-    def run(params, X, state):
-        def of(params, X, state):
-            last, Y = sj.unroll(model, params, X, state, adjoint=adjoint)
-            return div(Y), (last, Y)
-
-        return jax.grad(of, (0, 1, 2), has_aux=True)(params, X, state)
-
-    (by_params, by_X, by_state), (last, Y) = run(*jax.tree.map(jnp.asarray, (params, X, state)))
+    at = jax.tree.map(jnp.asarray, (params, X, state))
+    by_params, by_X, by_state, last, Y = pullback(model, adjoint)(at, div)
     layers = [
         (g["kernel"], g["recurrent_kernel"], g["bias"], by_h)
         for g, by_h in zip(by_params[:-1], by_state[:-1], strict=True)

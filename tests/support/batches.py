@@ -5,17 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 from support.oracles import outputs_and_gradient
-from support.table import BY_NAME, CASES, parametrized, problem
+from support.table import BY_NAME, problem
 
 T, B = 5, 3
-# Each kind of model once; all of them before a release.
-FEW = {"lstm-learned", "gru-reset-before", "own-step", "stack", "narx", "tdnn", "bidirectional"}
-
-
-a_few_now = parametrized(CASES, later=lambda case: case.name not in FEW)
-a_few_causal_now = parametrized(
-    [case for case in CASES if case.model.causal], later=lambda case: case.name not in FEW
-)
 
 
 def stacked(*trees):
