@@ -1,8 +1,8 @@
 """What seqjax uses of JAX that is not promised to stay, each name with what it is needed for.
 
 Nothing else in seqjax reads a name that is private to JAX or whose spelling differs between the
-versions that are supported. tests/test_jax_names.py fails where one is gone or means something
-else, so that no renamed attribute silently changes what is compiled.
+versions that are supported. tests/engine/test_jax_names.py fails where one is gone or means
+something else, so that no renamed attribute silently changes what is compiled.
 """
 
 from collections.abc import Iterator
