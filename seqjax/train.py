@@ -100,12 +100,15 @@ def make_step(loss: Callable, optimizer: Any, *, has_aux: bool = False) -> Calla
         return optax.apply_updates(params, updates), opt_state, Report(value, _norm(grad), aux)
 
     def step(params: PyTree, opt_state: PyTree, *batch: PyTree) -> tuple[PyTree, PyTree, Report]:
-        for number, argument in enumerate(batch):
-            _checks.traceable(f"batch[{number}]", argument)
         seen = {buffer_of(leaf) for leaf in jax.tree.leaves(batch) if _is_held(leaf)}
         params = _donatable("params", params, seen)
         opt_state = _donatable("opt_state", opt_state, seen)
-        return compiled(params, opt_state, *batch)
+        try:
+            return compiled(params, opt_state, *batch)
+        except TypeError:  # of what `jax.jit` does not take, it may be
+            for number, argument in enumerate(batch):
+                _checks.traceable(f"batch[{number}]", argument)
+            raise
 
     return step
 

@@ -95,23 +95,15 @@ class Stack(Model):
         return tuple(model.initial_state(p) for model, p in zip(self.models, params, strict=True))
 
     def step(self, params: PyTree, state: PyTree, x: PyTree) -> tuple[tuple[PyTree, ...], PyTree]:
-        return self._through([model.step for model in self.models], params, state, x)
+        params, state = check_params(self, params), check_state(self, params, state)
+        return _through([model.step for model in self.models], params, state, x)
 
     def bounded_step(
         self, bound: Callable[[PyTree], PyTree], params: PyTree, state: PyTree, x: PyTree
     ) -> tuple[tuple[PyTree, ...], PyTree]:
-        steps = [partial(model.bounded_step, bound) for model in self.models]
-        return self._through(steps, params, state, x)
-
-    def _through(
-        self, steps: Sequence[Step], params: PyTree, state: PyTree, x: PyTree
-    ) -> tuple[tuple[PyTree, ...], PyTree]:
         params, state = check_params(self, params), check_state(self, params, state)
-        new = []
-        for step, p, s in zip(steps, params, state, strict=True):
-            s, x = step(p, s, x)
-            new.append(s)
-        return tuple(new), x
+        layers = [partial(model.bounded_step, bound) for model in self.models]
+        return _through(layers, params, state, x)
 
     def preactivation_bytes(self, params: PyTree, state: PyTree, x: PyTree) -> int:
         total = 0
@@ -124,9 +116,17 @@ class Stack(Model):
         self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
     ) -> tuple[tuple[PyTree, ...], PyTree]:
         # Below a layer that reads the future there are no common windows: each has its own.
-        causal, new = self.causal, []
-        for model, p, s in zip(self.models, params, state, strict=True):
-            scan = model.scan if causal else partial(run, model)
-            s, xs = scan(p, s, xs, steps, adjoint)
-            new.append(s)
-        return tuple(new), xs
+        scans = [model.scan if self.causal else partial(run, model) for model in self.models]
+        layers = [partial(scan, steps=steps, adjoint=adjoint) for scan in scans]
+        return _through(layers, params, state, xs)
+
+
+def _through(
+    layers: Sequence[Step], params: PyTree, state: PyTree, x: PyTree
+) -> tuple[tuple[PyTree, ...], PyTree]:
+    """`layer(params, state, x) -> (state, y)` of each layer, its y the next one's x."""
+    new = []
+    for layer, p, s in zip(layers, params, state, strict=True):
+        s, x = layer(p, s, x)
+        new.append(s)
+    return tuple(new), x
