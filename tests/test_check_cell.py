@@ -6,13 +6,13 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from support.table import a_few_now
+from support.table import two_now
 
 import seqjax as sj
 from seqjax.models.lstm import Gates
 
 
-@a_few_now
+@two_now
 def test_every_model_is_proved(case):
     """Rows 1 and 2 of the proof: rule = autodiff = finite differences."""
     model = case.make(jnp.float32)  # whatever its dtype, it is checked in float64

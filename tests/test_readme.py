@@ -46,7 +46,14 @@ def test_the_pages_have_what_these_tests_read():
 
 
 # As a reader runs it: float32, and the blocks of a page one after the other in one session.
-@pytest.mark.parametrize("name", [n for n in PAGES if BLOCK.search(PAGES[n]) and n != "devices.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "README.md" else pytest.mark.slow)
+        for name, page in PAGES.items()
+        if BLOCK.search(page) and name != "devices.md"
+    ],
+)
 def test_code_of_the_page_runs(name):
     import jax
 

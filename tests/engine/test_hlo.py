@@ -86,7 +86,7 @@ SIZES = [
     pytest.param("lstm", 128, 32, 256, id="lstm-large"),
     ("lstm", 24, 16, 48),
     ("gru", 24, 16, 48),
-    ("rnn", 24, 16, 48),
+    pytest.param("rnn", 24, 16, 48, marks=pytest.mark.slow),
 ]
 
 

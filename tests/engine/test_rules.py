@@ -1,7 +1,7 @@
 """Every hand-written rule and every branch of the recursion, each at the smallest size.
 
 The other suites prove the same over whole models; these few cases are quick, and say which
-rule is off. `tests/mutate.py` runs them against every mutant.
+rule is off. `tools/mutate.py` runs them against every mutant.
 """
 
 import dataclasses

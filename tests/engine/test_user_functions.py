@@ -82,7 +82,13 @@ def plain_gradient_in(place):
     return gradient_in(PLACES[place](lambda x: x), sj.Autodiff())
 
 
-@pytest.mark.parametrize("backward", BACKWARDS)
+@pytest.mark.parametrize(
+    "backward",
+    [
+        pytest.param(n, marks=() if n in ("callback", "nested") else pytest.mark.slow)
+        for n in BACKWARDS
+    ],
+)
 @pytest.mark.parametrize("place", PLACES)
 def test_a_backward_pass_of_the_users_own_is_the_one_that_runs(place, backward):
     model = PLACES[place](BACKWARDS[backward])
@@ -134,7 +140,10 @@ AROUND = {
 }
 
 
-@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize(
+    "around",
+    [pytest.param(name, marks=() if "of" in name else pytest.mark.slow) for name in AROUND],
+)
 @pytest.mark.parametrize("make", [context_cell, context_in_activate, context_step])
 def test_a_step_may_close_over_what_is_differentiated(make, around):
     def of(adjoint):

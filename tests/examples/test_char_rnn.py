@@ -80,6 +80,7 @@ def test_it_learns(whole):
     assert val[-1] < 0.6 * val[0]
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_resume_continues_exactly(whole, text, tmp_path):
     process = start(f"--data={text}", f"--out={tmp_path}", *TINY)
     for line in process.stdout:

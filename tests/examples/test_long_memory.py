@@ -27,6 +27,7 @@ def example():
     return importlib.import_module("long_memory")
 
 
+@pytest.mark.slow
 def test_it_compares_every_system_and_draws_the_figure(example, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "JAX_ENABLE_X64"}
     environment |= {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "JAX_PLATFORMS": "cpu"}
@@ -47,7 +48,7 @@ def test_it_compares_every_system_and_draws_the_figure(example, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["jordan", "elman", "narx", "memory", "rnn", "gru", "lstm"])
-@pytest.mark.parametrize("problem", ["adding", "copy"])
+@pytest.mark.parametrize("problem", ["adding", pytest.param("copy", marks=pytest.mark.slow)])
 def test_where_the_gradient_is_exactly_0(example, problem, name):
     problem = getattr(example, problem)(6)
     model, output = example.make_system(name, problem.shape, 5)

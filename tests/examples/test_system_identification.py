@@ -43,6 +43,7 @@ def errors(printed: str) -> dict[str, float]:
     return {cells[0].strip(): float(cells[2]) for cells in rows}
 
 
+@pytest.mark.slow
 def test_every_model_is_trained_and_run_freely(example, tmp_path):
     found = errors(run(f"--out={tmp_path}", *TINY))
     assert list(found) == list(example.systems(1, 1, 1))
@@ -62,6 +63,7 @@ def test_the_plant_is_the_published_one(example):
         y = [new, y[0], y[1]]
 
 
+@pytest.mark.slow
 def test_a_record_of_ones_own(tmp_path):
     """Two inputs, one output, a header in quotes; the table has the models that were chosen."""
     draw = np.random.default_rng(0).standard_normal((2000, 2))

@@ -71,6 +71,7 @@ def test_greedy_decoding_and_edit_distance(example):
     assert (distance([], [1, 2]), distance([1], []), distance([1, 2], [1, 2])) == (2, 1, 0)
 
 
+@pytest.mark.slow
 def test_it_runs_and_the_future_helps(code, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k not in ("JAX_ENABLE_X64", "XLA_FLAGS")}
     environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PYTHONIOENCODING": "utf-8"}

@@ -8,7 +8,7 @@ import pytest
 from support.batches import B, T, at, batch, many, one_by_one, stacked
 from support.comparison import assert_close, floats
 from support.oracles import outputs_and_gradient, weighted
-from support.table import CASES, I, a_few_now, every_model, problem
+from support.table import CASES, FEW, I, a_few_now, problem, two_now
 
 import seqjax as sj
 
@@ -28,7 +28,7 @@ SWEEP = [
         case,
         axes,
         id=f"{case.name}-{name}",
-        marks=() if name.startswith("all") and not case.variant else pytest.mark.slow,
+        marks=() if name.startswith("all") and case.name in FEW else pytest.mark.slow,
     )
     for case in CASES
     for name, axes in IN_AXES.items()
@@ -49,7 +49,7 @@ def test_vmap_is_a_loop(case, axes):
     assert_close(batched(*inputs), stacked(*(one_by_one(case.name)(*e) for e in examples)), 1e-11)
 
 
-@a_few_now
+@two_now
 def test_nested_vmap_and_an_inner_batch_axis(case):
     """[members, B]: an ensemble over a batch; batch axes that are not the first one."""
     params, xs, state, options = batch(case.model)
@@ -111,7 +111,7 @@ def test_empty_batches_and_empty_series(case, size, time):
     assert all((leaf != 0).all() for leaf in jax.tree.leaves(grads.state))
 
 
-@every_model
+@a_few_now
 def test_a_batch_of_one(case):
     model, (params, xs, state) = case.model, problem(case.model, T)
 

@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.comparison import assert_close, floats
-from support.table import CASES, parametrized, problem
+from support.table import a_few_causal_now, problem
 
 import seqjax as sj
 from seqjax.engine.recurrence import Steps
 from seqjax.engine.unroll import _in_windows
 
 T, BOUND = 7, 0.05
-CAUSAL = [case for case in CASES if case.model.causal]
 
 
 def gradients(case, stepwise, adjoint):
@@ -31,7 +30,7 @@ def gradients(case, stepwise, adjoint):
     return floats(jax.jit(jax.grad(loss, (0, 1, 2), allow_int=True))(*problem(model, T)))
 
 
-@parametrized(CAUSAL)
+@a_few_causal_now
 def test_steps_one_by_one_are_clipped_as_the_recursion_clips(case):
     stepwise = gradients(case, True, sj.BPTT(clip=BOUND).stepwise())
     recursion = gradients(case, False, sj.BPTT(clip=BOUND, store="states"))

@@ -19,7 +19,7 @@ import pytest
 
 DEVICES = 8
 # An opaque step, delay lines in and out, an LSTM and a GRU; all models before a release.
-FEW = ["own-step", "narx", "bidirectional"]
+FEW = ["bidirectional"]
 ALL_REDUCE_ONLY = ["all-reduce"]
 # On explicit axes JAX 0.8 cannot select, by a flag of each series, between two scalars that all
 # series share: not in a plain scan that resets a running total, nor in the gradient of softmax. If

@@ -10,7 +10,7 @@ from support.table import CASES, I, problem
 
 import seqjax as sj
 
-NOW = {"lstm-learned", "own-step", "stack", "narx", "bidirectional"}
+NOW = {"stack", "narx"}
 # The recursion over a state that holds an integer, which has no derivative.
 COUNTS = ("own-step", "starts", "plain")
 ADJOINTS = {

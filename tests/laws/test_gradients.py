@@ -14,7 +14,7 @@ import pytest
 from jax import lax
 from support.comparison import assert_close, floats, is_float, relative_error
 from support.oracles import Gradient, clipper, gradient, gradient_of, naive, weighted
-from support.table import BY_NAME, CASES, every_model, normal, parametrized, problem
+from support.table import BY_NAME, CASES, FEW, a_few_now, every_model, normal, parametrized, problem
 
 import seqjax as sj
 
@@ -69,13 +69,15 @@ def plain_gradient(case, truncate=NEVER):
     return plain_pullback(case)((*problem(case.model, T), truncate), None)
 
 
-# Every model under every adjoint; of the variants of a model the default one is enough for now.
+# Every model under the default adjoint; a few of them under the others too.
 RULES = [
     pytest.param(
         case,
         adjoint,
         id=f"{adjoint}-{case.name}",
-        marks=pytest.mark.slow if case.variant and adjoint != ADJOINTS[0] else (),
+        marks=()
+        if case.name in FEW or (adjoint == ADJOINTS[0] and not case.variant)
+        else pytest.mark.slow,
     )
     for adjoint in ADJOINTS
     for case in CASES
@@ -105,7 +107,7 @@ def test_no_gradient_is_zero(case):
     assert all(float(jnp.abs(g).max()) > 0 for g in [*by_inputs, *floats(by_params)])
 
 
-@every_model
+@a_few_now
 def test_autodiff_adjoint_equals_a_plain_scan(case):
     outputs, ours = pullback(case, sj.Autodiff())(problem(case.model, T), None)
     expected, theirs = plain_gradient(case)
@@ -126,7 +128,7 @@ def cotangent_of(outputs, leaf_number=None):
     return structure.unflatten([draw(number, leaf) for number, leaf in enumerate(leaves)])
 
 
-@every_model
+@a_few_now
 def test_every_output_and_state_leaf_has_its_own_cotangent(case):
     """A cotangent on all leaves of (state, ys), and on one at a time: swapped h and c show."""
     at = problem(case.model, T)
@@ -191,9 +193,14 @@ def test_forward_mode_works_with_autodiff_and_says_so_with_bptt(case):
         jax.jvp(run(sj.BPTT()), (xs,), (xs,))
 
 
-@every_model
+@a_few_now
 @pytest.mark.parametrize(
-    ("truncate", "chunk"), [(1, None), (3, 2), pytest.param(20, 3, marks=pytest.mark.slow)]
+    ("truncate", "chunk"),
+    [
+        pytest.param(1, None, marks=pytest.mark.slow),
+        (3, 2),
+        pytest.param(20, 3, marks=pytest.mark.slow),
+    ],
 )
 def test_truncated_bptt_is_a_scan_with_its_carry_cut(case, truncate, chunk):
     adjoint = sj.BPTT(truncate=truncate, chunk=chunk)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.comparison import assert_close, floats, is_float
-from support.table import CASES, I, problem
+from support.table import CASES, FEW, I, problem
 
 import seqjax as sj
 
@@ -21,7 +21,7 @@ SWEEP = [
         dtype,
         run,
         id=f"{case.name}-{dtype}-{run}",
-        marks=() if (dtype, run) == NOW[number % 2] and not case.variant else pytest.mark.slow,
+        marks=() if (dtype, run) == NOW[number % 2] and case.name in FEW else pytest.mark.slow,
     )
     for number, case in enumerate(CASES)
     for dtype in ("bfloat16", "float16")

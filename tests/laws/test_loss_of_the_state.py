@@ -4,12 +4,14 @@ The gradient of a linear recurrence needs nothing that its steps computed, and a
 state brings no cotangent of the outputs: then the backward loop reads no series at all.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.comparison import assert_close, floats
-from support.table import CASES, parametrized, problem
+from support.table import a_few_now, problem
 
 import seqjax as sj
 
@@ -54,22 +56,23 @@ def gradient(model, options, adjoint, of_state=True):
     return jax.grad(loss, (0, 1, 2), allow_int=True)
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", ["plain", pytest.param("reset", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", LINEAR)
 def test_a_linear_recurrence(name, options):
     params, xs, _ = problem(LINEAR[name], T)
     at = params, xs, LINEAR[name].initial_state(params)
-    for adjoint in ADJOINTS:
-        truncate = sj.Autodiff()
-        if adjoint.truncate is not None and options == "plain":
-            truncate = sj.BPTT(truncate=adjoint.truncate)
-        for of_state in (True, False):
-            ours = gradient(LINEAR[name], OPTIONS[options], adjoint, of_state)(*at)  # eager
-            theirs = gradient(LINEAR[name], OPTIONS[options], truncate, of_state)(*at)
+    for of_state in (True, False):
+        of = functools.partial(gradient, LINEAR[name], OPTIONS[options], of_state=of_state)
+        whole = jax.jit(of(sj.Autodiff()))(*at)
+        for adjoint in ADJOINTS:
+            theirs = whole
+            if adjoint.truncate is not None and options == "plain":
+                theirs = jax.jit(of(sj.BPTT(truncate=adjoint.truncate)))(*at)
+            ours = of(adjoint)(*at)  # eager
             assert_close(floats(ours), floats(theirs), 1e-12)
 
 
-@parametrized(CASES)
+@a_few_now
 def test_every_model(case):
     at = problem(case.model, T)
     ours = jax.jit(gradient(case.model, OPTIONS["reset"], sj.BPTT(chunk=4)))(*at)

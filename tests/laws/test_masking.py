@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.comparison import assert_close, floats
 from support.oracles import Gradient, gradient, weighted
-from support.table import CASES, every_causal_model, every_model, problem
+from support.table import CASES, a_few_now, every_causal_model, problem
 
 import seqjax as sj
 
@@ -27,8 +27,12 @@ def run(model, **options):
     return compiled(model, **options)
 
 
-@every_model
-@pytest.mark.parametrize("adjoint", [sj.BPTT(chunk=4), sj.Autodiff()], ids=["bptt", "autodiff"])
+@a_few_now
+@pytest.mark.parametrize(
+    "adjoint",
+    [sj.BPTT(chunk=4), pytest.param(sj.Autodiff(), marks=pytest.mark.slow)],
+    ids=["bptt", "autodiff"],
+)
 def test_padding_changes_no_bit(case, adjoint):
     """NaN and infinities in padding leave every output and gradient as zeros there would."""
     model, (params, xs, state) = case.model, problem(case.model, T)
@@ -52,7 +56,7 @@ def test_padding_changes_no_bit(case, adjoint):
     assert np.all(np.abs(d_xs[mask]).max(axis=1) > 0)
 
 
-@every_model
+@a_few_now
 def test_lengths_equal_a_loop_over_examples(case):
     """A ragged batch against every example run alone, as long as it is; length 0 too."""
     model, (params, _, state) = case.model, problem(case.model, T)
@@ -70,7 +74,7 @@ def test_lengths_equal_a_loop_over_examples(case):
             np.testing.assert_array_equal(padded[length:], 0)
 
 
-@every_model
+@a_few_now
 @pytest.mark.parametrize("length", [None, 4])
 def test_reverse_is_flip_run_flip(case, length):
     model, (params, xs, state) = case.model, problem(case.model, T)
@@ -141,7 +145,7 @@ def test_length_and_mask_together_are_both_obeyed():
     assert_close(floats(ours), floats(theirs), 0)
 
 
-@every_model
+@a_few_now
 @pytest.mark.parametrize("reverse", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_truncated_gradient_does_not_depend_on_padding(case, reverse):
     model, (params, xs, state) = case.model, problem(case.model, 5)

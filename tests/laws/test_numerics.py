@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.comparison import floats, is_float
-from support.table import CASES, I, every_model, normal, parametrized, problem
+from support.table import CASES, I, a_few_now, normal, parametrized, problem
 
 import seqjax as sj
 
@@ -40,7 +40,7 @@ def values_and_gradient(model, **options):
     return jax.jit(run)
 
 
-@every_model
+@a_few_now
 def test_large_inputs_stay_finite(case):
     dtype = jnp.float32  # where 1e4 is nearer to overflow than in float64
     model, (params, xs, state) = case.make(dtype), problem(case.model, 8)
@@ -88,7 +88,7 @@ def distance(ours, theirs) -> float:
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
-@every_model
+@a_few_now
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_short_floats_keep_their_dtype_and_are_as_exact_as_they_can_be(case, dtype):
     """In units of the dtype's eps, 20 steps, at inputs that it represents exactly.
@@ -134,7 +134,7 @@ def test_float32_parameters_of_a_bfloat16_model(make):
     assert distance(grads, theirs) <= 7 * float(jnp.finfo(jnp.bfloat16).eps)
 
 
-@every_model
+@a_few_now
 def test_debug_nans_finds_nothing_in_valid_input(case):
     """A division by zero or an inf · 0 in a rule would be found, masked out or not."""
     model, at = case.model, problem(case.model, 6)
@@ -147,7 +147,14 @@ def test_debug_nans_finds_nothing_in_valid_input(case):
 
 
 @parametrized([c for c in CASES if c.model.causal and c.model.receptive_field == math.inf])
-@pytest.mark.parametrize("adjoint", [sj.BPTT(), sj.BPTT(chunk=3), sj.Autodiff()], ids=str)
+@pytest.mark.parametrize(
+    "adjoint",
+    [
+        sj.BPTT(),
+        *(pytest.param(a, marks=pytest.mark.slow) for a in (sj.BPTT(chunk=3), sj.Autodiff())),
+    ],
+    ids=str,
+)
 def test_a_nan_shows_from_its_step_on_and_nowhere_before(case, adjoint):
     model, (params, xs, state) = case.model, problem(case.model, 8)
     run = values_and_gradient(model, adjoint=adjoint)
@@ -166,7 +173,7 @@ def test_a_nan_shows_from_its_step_on_and_nowhere_before(case, adjoint):
     assert any(bool(jnp.isnan(leaf).any()) for leaf in d_params)
 
 
-@every_model
+@a_few_now
 @pytest.mark.parametrize(
     "adjoint",
     [

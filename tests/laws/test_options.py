@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.comparison import assert_close
 from support.oracles import gradient, loop, outputs_and_gradient, weighted
-from support.table import CASES, every_model, problem
+from support.table import CASES, a_few_now, problem
 
 import seqjax as sj
 
@@ -61,6 +61,7 @@ def check(case, run):
 small = st.sampled_from([c for c in CASES if "stack" not in c.name])
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(small, settings_of_a_run())
 def test_options_compose(case, run):
@@ -86,7 +87,7 @@ FULL = {
 }
 
 
-@every_model
+@a_few_now
 def test_all_options_at_once(case):
     check(case, FULL)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from support.comparison import assert_close, floats
 from support.oracles import Gradient, gradient, weighted
-from support.table import BY_NAME, CASES, every_model, normal, problem
+from support.table import BY_NAME, CASES, FEW, normal, parametrized, problem
 
 import seqjax as sj
 
@@ -29,7 +29,7 @@ def second(model, **options):
     return jax.jit(jax.value_and_grad(function, (0, 1, 2), allow_int=True))
 
 
-@every_model
+@parametrized(CASES, later=lambda case: case.name not in ("lstm-learned", "narx", "bidirectional"))
 def test_second_order(case):
     """Against that of a plain scan, and by differences of the gradient along a direction."""
     model, (params, xs, state) = case.model, problem(case.model, T)
@@ -63,7 +63,6 @@ def test_hessian_is_the_same_forward_over_reverse():
 
 STORES = ["states", "preactivations", "chunk_starts"]
 CAUSAL = [case for case in CASES if case.model.causal]
-SECOND_NOW = ("rnn", "lstm-learned", "elman", "narx")
 
 
 def inside(now):
@@ -91,7 +90,7 @@ def options_of(store):
     return {"mask": jnp.arange(T) != 2, "adjoint": sj.BPTT(chunk=2, store=store)}
 
 
-@inside(now=lambda case: not case.variant)
+@inside(now=lambda case: case.name in FEW)
 def test_a_model_inside_an_own_step_keeps_its_gradient(case, store):
     """Where it cuts, the step is cut."""
     model, at = case.model, problem(case.model, T)
@@ -99,7 +98,7 @@ def test_a_model_inside_an_own_step_keeps_its_gradient(case, store):
     assert_close(*grads, 1e-12)
 
 
-@inside(now=lambda case: case.name in SECOND_NOW)
+@inside(now=lambda case: case.name == "narx")
 def test_a_model_inside_an_own_step_keeps_its_second_order(case, store):
     model, at = case.model, problem(case.model, T)
     by_params = [

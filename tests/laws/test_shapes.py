@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from support.comparison import assert_close, floats
 from support.oracles import gradient
-from support.table import every_causal_model, every_model, problem
+from support.table import a_few_now, every_causal_model, problem
 
 import seqjax as sj
 
 
-@every_model
+@a_few_now
 def test_no_steps(case):
     model, (params, xs, state) = case.model, problem(case.model, 0)
     last, ys = jax.jit(sj.unroll, static_argnums=0)(model, params, xs, state)

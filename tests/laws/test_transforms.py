@@ -11,14 +11,23 @@ from jax import export, lax
 from support.batches import B, T, at, batch, many, one_by_one
 from support.comparison import assert_close, floats, is_float
 from support.oracles import outputs_and_gradient, weighted
-from support.table import CASES, I, a_few_causal_now, a_few_now, every_model, parametrized, problem
+from support.table import (
+    CASES,
+    I,
+    a_few_causal_now,
+    a_few_now,
+    parametrized,
+    problem,
+    two_now,
+)
 
 import seqjax as sj
 
 KEY = jax.random.key(0)
 
 
-@parametrized(CASES, later=lambda case: case.name not in ("lstm-learned", "narx"))
+@pytest.mark.slow
+@parametrized(CASES)
 def test_jit_is_eager(case):
     inputs = at(batch(case.model), 1)
     eager = outputs_and_gradient(case.model, *inputs)
@@ -26,7 +35,14 @@ def test_jit_is_eager(case):
 
 
 @a_few_causal_now
-@pytest.mark.parametrize("how", ["checkpoint", "scan", "scan of checkpoint"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param("checkpoint", marks=pytest.mark.slow),
+        pytest.param("scan", marks=pytest.mark.slow),
+        "scan of checkpoint",
+    ],
+)
 def test_checkpoint_around_it_and_scan_over_it(case, how):
     """Segments of one series, the state carried by a scan of the caller's."""
     model, (params, xs, state) = case.model, problem(case.model, 6)
@@ -43,7 +59,7 @@ def test_checkpoint_around_it_and_scan_over_it(case, how):
     assert_close(ours, one_by_one(case.name)(params, xs, state, {}), 1e-11)
 
 
-@every_model
+@a_few_now
 def test_one_trace_over_ten_calls(case):
     """Other values, and NumPy arrays, are no reason to trace again; another length is."""
     model, traces = case.model, []
@@ -73,7 +89,7 @@ def compilations(call):
     return EVENTS.count("/jax/core/compile/backend_compile_duration")
 
 
-@a_few_now
+@two_now
 def test_outside_jit_nothing_is_compiled_twice_and_the_results_are_the_same(case):
     params, *batched = batch(case.model)
     inputs = at(params, 0), *batched
@@ -128,7 +144,7 @@ def test_equal_but_new_models_and_adjoints_do_not_trace_again(make):
     assert len(traces) == 2
 
 
-@a_few_now
+@two_now
 def test_no_tracer_leaks(case):
     model, inputs = case.model, batch(case.model)
     with jax.checking_leaks():
@@ -138,7 +154,7 @@ def test_no_tracer_leaks(case):
     assert all(leaf.shape[0] == B for leaf in jax.tree.leaves(outputs))
 
 
-@every_model
+@a_few_now
 def test_nothing_comes_from_the_host_once_compiled(case):
     params, *batched = batch(case.model)
     inputs = jax.device_put((at(params, 0), *batched))
@@ -173,7 +189,7 @@ def test_donated_buffers_are_gone_and_change_nothing(case):
     assert not xs.is_deleted()
 
 
-@a_few_now
+@two_now
 def test_export_round_trip_with_its_gradient(case):
     """Serialized, read back and called, forward and backward, for any batch size."""
     pytest.importorskip("flatbuffers")

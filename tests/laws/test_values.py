@@ -27,7 +27,7 @@ def test_a_model_is_pickled_and_copied(case):
     assert copy.deepcopy({"model": model})["model"] is model
 
 
-@pytest.mark.parametrize("number", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [5, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_loop_of_models_keeps_nothing_alive(number):
     """Neither the models, run and differentiated, nor what they close over."""
     models = weakref.WeakSet()

@@ -238,10 +238,10 @@ def reversed_step_by_step(output_delays, truncate, clip):
 @pytest.mark.parametrize(
     "adjoint",
     [
-        sj.BPTT(store="states"),
+        pytest.param(sj.BPTT(store="states"), marks=pytest.mark.slow),
         sj.BPTT(store="preactivations", chunk=7, clip=0.1),
         sj.BPTT(store="chunk_starts", truncate=5),
-        sj.Autodiff(),
+        pytest.param(sj.Autodiff(), marks=pytest.mark.slow),
     ],
     ids=["states", "preactivations", "chunk-starts", "autodiff"],
 )

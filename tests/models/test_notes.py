@@ -99,7 +99,14 @@ def test_the_seven_steps_for_one_hidden_layer(output, div, adjoint):
 
 
 @every_adjoint
-@pytest.mark.parametrize("sizes", [(I, 5), (I, 2, 6), (I, 4, 1, 5)], ids=["k=1", "k=2", "k=3"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param((I, 5), marks=pytest.mark.slow, id="k=1"),
+        pytest.param((I, 2, 6), marks=pytest.mark.slow, id="k=2"),
+        pytest.param((I, 4, 1, 5), id="k=3"),
+    ],
+)
 @pytest.mark.parametrize(
     ("div", "output"), [("squared error", "sigmoid"), ("product over time", "softmax")]
 )

@@ -185,7 +185,7 @@ EXPORTED = [
         name,
         options,
         id=f"{name}-{options}",
-        marks=() if place == 1 or place == number else pytest.mark.slow,
+        marks=() if place == number else pytest.mark.slow,
     )
     for number, name in enumerate(STEPWISE)
     for place, options in enumerate(GIVEN)

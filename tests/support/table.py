@@ -22,7 +22,7 @@ class Case(NamedTuple):
     name: str
     make: Callable[[Any], sj.Model]
     partial: bool = False  # "partially recurrent": no gradient crosses a step
-    variant: bool = False  # of a model that is there already: most suites run it with -m slow
+    variant: bool = False  # of a model that is there already: run with -m slow
 
     @property
     def model(self) -> sj.Model:
@@ -180,7 +180,7 @@ CASES = [
 
 
 def parametrized(cases, later=lambda case: case.variant):
-    """Over these cases; those that may come later run with -m slow, before a release."""
+    """Over these cases; those that may come later run with -m slow."""
     return pytest.mark.parametrize(
         "case",
         [
@@ -193,9 +193,10 @@ def parametrized(cases, later=lambda case: case.variant):
 BY_NAME = {case.name: case for case in CASES}
 every_model = parametrized(CASES)
 every_causal_model = parametrized([case for case in CASES if case.model.causal])
-# Each kind of model once; all of them before a release.
-FEW = {"lstm-learned", "gru-reset-before", "own-step", "stack", "narx", "tdnn", "bidirectional"}
+# Each kind of model once; all of them with -m slow.
+FEW = {"lstm-learned", "own-step", "narx", "tdnn", "bidirectional"}
 a_few_now = parametrized(CASES, later=lambda case: case.name not in FEW)
+two_now = parametrized(CASES, later=lambda case: case.name not in ("lstm-learned", "narx"))
 a_few_causal_now = parametrized(
     [case for case in CASES if case.model.causal], later=lambda case: case.name not in FEW
 )
@@ -213,6 +214,7 @@ def normal(spec, seed, *leading):
     return jax.tree.map(draw, spec)
 
 
+@functools.cache
 def problem(model, time, seed=0, dtype=jnp.float64):
     """(params, xs, state) at which nothing is zero by accident."""
     params = model.init(jax.random.key(seed))
