@@ -124,7 +124,3 @@ def compare(name: str, hand: PyTree, auto: PyTree, windows: bool, rtol: float) -
 
 def _with_paths(tree: PyTree) -> list:
     return jax.tree_util.tree_leaves_with_path(tree)
-
-
-def inexact(tree: PyTree) -> list:
-    return [leaf for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]

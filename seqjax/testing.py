@@ -15,13 +15,13 @@ from seqjax._gradients import (
     Tolerance,
     check_differences,
     compare,
-    inexact,
     normal,
 )
 from seqjax._messages import LIMIT, clip
 from seqjax._tree import at_step, cast, is_inexact
 from seqjax._types import PyTree
 from seqjax.engine.adjoint import BPTT, Adjoint, Autodiff
+from seqjax.engine.cotangents import inexact
 from seqjax.engine.model import Model
 from seqjax.engine.schedule import STORES
 from seqjax.engine.unroll import unroll

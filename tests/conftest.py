@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items):
 def _release_compiled_code():
     """Thousands of compiled programs in one process exhaust its memory mappings."""
     yield
-    if memory_mappings() > 20_000:
+    if memory_mappings() > 10_000:
         jax.clear_caches()
 
 

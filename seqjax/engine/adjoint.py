@@ -43,7 +43,7 @@ class Adjoint(abc.ABC):
 
     @property
     def bounds_memory(self) -> bool:
-        """Whether the caller asked it to keep less than all that the backward pass can use."""
+        """Whether the caller limits what is stored (`chunk` or `store`)."""
         return False
 
     def bound(self, h: PyTree) -> PyTree:
@@ -119,16 +119,16 @@ class BPTT(Adjoint):
 
     Attributes:
       chunk: maximum number of time steps processed at once.
-        The temporary memory of the pre-activations and their adjoints is that of one chunk. If
+        The temporary memory of the pre-activations and their cotangents is that of one chunk. If
         None, chosen from the sizes, see `seqjax.engine.schedule.schedule`; √T steps for
         "chunk_starts".
       store: what each time step keeps for the backward pass, besides its input. If None, one of
         the first two, chosen from the sizes.
         With S the size of the state (LSTM 2H, others H), Z that of the pre-activations
         (RNN H, LSTM 4H, GRU 4H), per sequence and in units of the dtype's size (float32: 4):
-        "states": S a step; the pre-activations are formed again, in one matmul a chunk.
-        "preactivations": S + Z a step; nothing is computed twice but pointwise functions.
-        "chunk_starts": S a chunk; the chunk runs a second time. With a chunk of √T steps the
+        "states": S per step; the pre-activations are formed again, in one matmul per chunk.
+        "preactivations": S + Z per step; nothing is computed twice but pointwise functions.
+        "chunk_starts": S per chunk; the chunk runs a second time. With a chunk of √T steps the
         memory is that of √T steps (Chen et al. 2016, arXiv:1604.06174).
       truncate: truncated BPTT: λ is not carried back across the start of any segment of this many
         valid steps, counted in the order of processing (Williams & Peng 1990).
@@ -138,10 +138,11 @@ class BPTT(Adjoint):
         function.
 
     A step that calls back into Python (`jax.debug.callback`, `jax.pure_callback`, …) or names a
-    mapped axis (`jax.lax.pmean`) is not run twice or in parallel with others: it is differentiated
-    by JAX's own rules, as under `Autodiff`, with the same chunks, truncation and clipping. So is
-    the step of a `seqjax.from_step`, in which no structure is seen, as long as neither `chunk`
-    nor `store` is given.
+    mapped axis (`jax.lax.pmean`) does not run in parallel with others: it is differentiated by
+    JAX's own rules, as under `Autodiff`, with the same chunks, truncation and clipping. It runs
+    once, or, where `chunk` or `store` is given, a second time in the backward pass. The step of a
+    `seqjax.from_step`, in which no structure is seen, is treated likewise as long as neither
+    `chunk` nor `store` is given.
 
     >>> import seqjax as sj
     >>> sj.BPTT(truncate=50, clip=1.0)
@@ -201,7 +202,7 @@ class BPTT(Adjoint):
         chunk = jax.checkpoint(
             lambda wide, *inputs: window(narrow(wide), *inputs),
             policy=_POLICIES[self.store or "states"],
-            # Common subexpressions merged, the second run of a chunk would be the first one.
+            # Without this, the second run of a chunk would be merged with the first.
             prevent_cse=self.store == "chunk_starts",
         )
         steps = steps._replace(cut=truncation(steps.valid, length_of(xs), self.truncate))
@@ -209,9 +210,7 @@ class BPTT(Adjoint):
 
 
 class _PlainBPTT(BPTT):
-    """`BPTT` of steps that run one after the other, once each: nothing is kept or formed again but
-    what the caller asks for.
-    """
+    """`BPTT` of steps that run one after the other: recomputed only if `chunk` or `store` asks."""
 
     def resolve(self, steps: int, preactivation_bytes: int, state_bytes: int) -> Adjoint:
         return self

@@ -1,4 +1,4 @@
-"""Back-propagation through time: the recursion of the notes, section 4, and nothing else.
+"""Back-propagation through time: the recursion of the notes, section 4.
 
 A recurrence is z(t) = preactivate(params, h(t-1), u(t)), h(t) = activate(z(t), h(t-1)).
 Let ∂L/∂h(t) be the gradient of a loss L with respect to h(t), all other states held fixed: what
@@ -8,12 +8,12 @@ comes from outside the recurrence. Given it for every t, `bptt` runs backward
     δ(t) = [∂h(t)/∂z(t)]ᵀ λ(t)                                     (∇_Z of the notes)
 
 and hands δ to the stacked pre-activations as their cotangent. These are formed from the
-known states by one parallel matmul, so JAX's transpose of it pools the weight gradients
-over time (and over a vmapped batch) in one contraction: no parameter gradient is carried
-by the loop, and none is held per example.
+known states by one parallel matmul, whose transpose pools the weight gradients over time (and
+over a vmapped batch) in one contraction: no parameter gradient is carried from step to step,
+and none is held per example.
 
-Two loops run over time, those of `seqjax.engine.loops`. All else is parallel over the steps of a
-chunk.
+The loops over steps are those of `seqjax.engine.loops`. All else is parallel over the steps of
+a chunk.
 """
 
 from functools import partial
@@ -62,7 +62,7 @@ def bptt(
       steps: validity, resets and cuts; a reset or a cut may only stand at a valid step.
       history: how the state is built from earlier h(t).
       clip: bound on every element of λ(t), or None.
-      keep_z: whether the pre-activations of the forward pass are named for keeping.
+      keep_z: whether to store the pre-activations of the forward pass.
 
     Returns:
       (the state after step T-1, h [T, …]).
@@ -83,6 +83,8 @@ def bptt(
     )
     last, states, z = run
     states = _named(states, STATES)
+    # Here the states are constants: h gets its gradient through λ alone, and the weights and u get
+    # theirs through `formed`.
     entering = history.entering(state, reset_state, states, steps)
     entering = fill(steps.valid, zero_cotangent(entering, again=forward.skipped))
     formed = over_steps(traced.preactivate, weights, entering, u)
@@ -104,7 +106,7 @@ class _Static:
 def local_vjps(
     step_vjp: Hoisted, closed_over: list, weights: PyTree, known: PyTree
 ) -> tuple[list, list]:
-    """Everything that a step of the recursion needs except λ: once, and of each step, [T, …].
+    """What a step of the recursion needs besides λ: shared by all steps, and per step, [T, …].
 
     All that does not depend on λ (the gates, f'(Z)) is computed here, in parallel over time;
     products with λ are what remains for the loop.
@@ -149,7 +151,7 @@ def _derived_activate_vjp(
 
 
 def _named(tree: PyTree, name: str) -> PyTree:
-    """Named for `jax.checkpoint`; a complex array in two parts, since it cannot keep one."""
+    """Named for `jax.checkpoint`; a complex array in two parts, since it cannot save one."""
 
     def named(a: jax.Array) -> jax.Array:
         if jnp.iscomplexobj(a):
@@ -159,8 +161,7 @@ def _named(tree: PyTree, name: str) -> PyTree:
     return jax.tree.map(named, tree)
 
 
-# The forward scan, and z with its cotangent sent elsewhere: true functions, whose first
-# derivative is left to `_adjoint`.
+# To first order these two have no gradient of their own: `_adjoint` supplies it.
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _run(static: _Static, *operands: PyTree) -> tuple[PyTree, PyTree, PyTree]:
     return forward_scan(*static.value, *operands)
@@ -241,7 +242,7 @@ def _adjoint_bwd(static: _Static, operands: tuple, cotangents: tuple) -> tuple:
 
 
 def _outside(d_last: list, d_states: list, states: list) -> list:
-    """∂L/∂h(t) from outside, for all t: that on the last state is one on h(T-1)."""
+    """∂L/∂h(t) from outside, for all t: that of the last state is added at T-1."""
     pairs = zip(d_states, states, strict=True)
     d_states = [jnp.zeros_like(h) if d is None else d for d, h in pairs]
     # Not `at[-1].add`: a scatter over a batch with explicit axes has to be told its sharding.

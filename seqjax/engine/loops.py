@@ -1,4 +1,4 @@
-"""The two loops over time: `forward_scan`, and `reverse_scan`, the recursion of the notes.
+"""The two loops over steps: `forward_scan`, and `reverse_scan`, the recursion of the notes.
 
 A fused kernel for an accelerator, or an associative scan, takes the place of these two, and of
 nothing else.
@@ -47,7 +47,7 @@ def forward_scan(
 
 
 def reverse_scan(
-    step_vjp: Callable[[list, list], tuple[list, list]],
+    backward_step: Callable[[list, list], tuple[list, list]],
     history: History,
     lam: list,
     d_reset_state: list | None,
@@ -59,12 +59,12 @@ def reverse_scan(
     """The recursion: ∂L/∂h(t) for all t to δ(t) for all t.
 
     Args:
-      step_vjp: `step_vjp(local vjps of step t, λ(t)) -> (δ(t), the part of λ(t-1) from step t)`.
+      backward_step: `backward_step(local vjps of step t, λ(t)) -> (δ(t), step t's part of λ(t-1))`.
       history: how the state is built from earlier h(t).
-      lam: ∂L/∂h(T-1) from outside, that of the last of `d_states` apart.
+      lam: the cotangent of the final state, to which `d_states[T-1]` is added.
       d_reset_state: zeros for the cotangent of the reset state; None without resets.
       d_states: ∂L/∂h(t), [T, …]; None for a leaf where it is zero.
-      local: what `step_vjp` reads, [T, …].
+      local: what `backward_step` reads, [T, …].
       steps: validity, resets and cuts.
       time: T.
 
@@ -76,7 +76,7 @@ def reverse_scan(
         lam, d_reset_state = carry
         d_h_t, local_t, (valid_t, reset_t, cut_t) = inputs
         lam = history.add(lam, d_h_t)
-        dz_t, d_h_prev = step_vjp(local_t, lam)
+        dz_t, d_h_prev = backward_step(local_t, lam)
         nothing = zeros(lam)
         if valid_t is not None:  # an invalid step hands λ on and has no δ
             dz_t = where(valid_t, dz_t, zeros(dz_t))
@@ -90,7 +90,7 @@ def reverse_scan(
         return (d_h_prev, d_reset_state), dz_t
 
     inputs = d_states, local, steps
-    # Of a linear recurrence of which only the last state is used there may be nothing to read.
+    # If only the last state of a linear recurrence is used, there may be nothing to scan over.
     length = None if jax.tree.leaves(inputs) else time
     (d_state, d_reset_state), dz = lax.scan(
         step, (lam, d_reset_state), inputs, length=length, reverse=True

@@ -75,7 +75,7 @@ class Model(abc.ABC):
     def scan(
         self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
     ) -> tuple[PyTree, PyTree]:
-        """`unroll` over T ≥ 1 steps that were checked: a window of a series, or all of it."""
+        """Runs T ≥ 1 validated steps: a whole series, or one chunk of it."""
 
     @property
     def output_spec(self) -> PyTree:
@@ -89,11 +89,11 @@ class Model(abc.ABC):
     def bounded_step(
         self, bound: Callable[[PyTree], PyTree], params: PyTree, state: PyTree, x: PyTree
     ) -> tuple[PyTree, PyTree]:
-        """`step` with `bound`, the identity to its value, at what has a λ(t) of its own: h(t).
+        """Runs `step`, with `bound` applied to h(t): an identity that clips its cotangent.
 
-        Here that is the state and y(t), each by itself: in one opaque function the one is not
-        seen to be made of the other. A kind of model that knows y(t) as a function of h(t) makes it
-        of the bounded one.
+        Here `bound` acts on the state and on y(t) separately, since an opaque step does not show
+        how y(t) depends on the state. A kind of model that knows applies it to h(t) alone, and
+        makes y(t) of the result.
         """
         return bound(self.step(params, state, x))
 

@@ -75,7 +75,7 @@ class Steps(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """A recurrence whose functions close over nothing; a static value, equal to itself alone.
+    """A recurrence whose functions close over nothing; a static value, compared by identity.
 
     Its pre-activation reads `weights`: what it closed over, and the parameters.
     """
@@ -107,12 +107,12 @@ def trace(rec: Recurrence, params: PyTree, h_prev: PyTree, h_t: PyTree, u_t: PyT
         return z_t, activate(z_t, h_prev)
 
     hoisted = hoist(preactivate, params, (), h_prev, u_t)
-    # What the forward pass computes is differentiated in the gradient of a gradient alone, and
-    # there nothing is cut.
+    # Second order alone differentiates the forward pass, and there no derivative is to be zero:
+    # it runs without `zero_cotangent`.
     forward = hoist(step, params, (), h_prev, u_t, without=ZERO_COTANGENT)
     known = {id(a) for a in hoisted.closed_over}
     if any(_is_differentiable(a) and id(a) not in known for a in forward.closed_over):
-        # `activate` has no place for what it closes over, the pre-activation has.
+        # `activate` has no argument for what it closes over; the pre-activation has.
         whole = StepRecurrence(lambda params, h_prev, u_t: step(params, (), h_prev, u_t)[1])
         return trace(whole, params, h_prev, h_t, u_t)
     return Traced(rec, hoisted, activate, forward)
@@ -161,12 +161,12 @@ def fill(valid: jax.Array | None, series: PyTree) -> PyTree:
 
 
 def harmless(leaf: jax.Array) -> jax.Array:
-    """Numbers at which the functions that people write have derivatives: not 0, not 1."""
+    """A value at which common functions have a derivative: neither 0 nor 1."""
     return jnp.full_like(leaf, 0.5) if is_inexact(leaf) else leaf
 
 
 def vary_with(tree: PyTree, others: PyTree) -> PyTree:
-    """`tree` as the carry of a loop that reads `others`: its type has the axes of theirs.
+    """`tree` with the sharding type that a loop's carry needs when the loop reads `others`.
 
     Inside `shard_map` it varies wherever a leaf of it or of `others` does; on a mesh with explicit
     axes it lies on that mesh.

@@ -87,10 +87,10 @@ def unroll(
 def run(
     model: Model, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
 ) -> tuple[PyTree, PyTree]:
-    """`model.scan` over a whole series, T ≥ 1: one window after the other, as the adjoint says.
+    """Runs `model.scan` over a series, T ≥ 1, chunk by chunk as the adjoint says.
 
-    A model that reads the future is given the series undivided. Where a step must run once, and
-    in its place (or the recursion would find nothing to do at once), the steps run one by one.
+    A model that reads the future gets the series undivided. Steps with side effects, and opaque
+    steps, run one by one.
     """
     if not model.causal:
         return model.scan(params, state, xs, steps, adjoint)

@@ -56,7 +56,7 @@ class Cell(Model):
         dh times a factor, `dh * (a * b)`, the factor is computed for all t at once.
       preactivate_vjp: the rule `(params, h_prev, u, z, dz) -> dh_prev`, [∂z/∂h_prev]ᵀ dz: ∇_Z W11.
         JAX's own where None. Either rule may return None for dh_prev where no gradient goes
-        that way; if both do, the backward pass has no loop.
+        that way; if both do, the backward pass has no loop (without a mask or a length).
       input_spec: shape and dtype of x(t), checked if given.
       dtype: what the parameters are cast to before they are used (by all but `initial_state`,
         which makes its arrays in this dtype itself); left alone if None.

@@ -28,7 +28,7 @@ export.register_namedtuple_serialization(LSTMState, serialized_name="seqjax.LSTM
 
 
 class Gates(NamedTuple):
-    """One array per gate: a stack of them, sliced by gate inside a scan, does not vectorize."""
+    """One array per gate: slices of one array of [4H] do not vectorize in the loop."""
 
     i: jax.Array
     f: jax.Array
@@ -55,7 +55,7 @@ def lstm(
       input_size: I, the size of x(t).
       hidden_size: H, the size of h(t) and c(t).
       forget_bias: what the bias of f starts from (1 is common); drawn like the rest if None.
-      learn_initial_state: whether h(-1), c(-1) are parameters (from zero) instead of zero.
+      learn_initial_state: whether h(-1), c(-1) are parameters, zero at first, instead of zero.
       dtype: of inputs, states and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 
@@ -130,6 +130,7 @@ def activate_vjp(
     i, f, g, o = sigmoid(z.i), sigmoid(z.f), jnp.tanh(z.g), sigmoid(z.o)
     tanh_c = jnp.tanh(h.c)
     dc = dh.c + dh.h * (o * (1 - tanh_c * tanh_c))
+    # λ times a factor: the factor needs no λ, and is computed outside of the loop.
     dz = Gates(
         i=dc * (g * (i * (1 - i))),
         f=dc * (h_prev.c * (f * (1 - f))),

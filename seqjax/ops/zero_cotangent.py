@@ -22,8 +22,8 @@ def zero_cotangent(value: PyTree, *, again: bool = False) -> PyTree:
 
     Args:
       value: a pytree.
-      again: whether the result may be cut a second time. Its derivative is then a zero that
-        counts as one, for what has none is cut in the next order.
+      again: whether the function that reads the result may apply `zero_cotangent` itself. The
+        derivative is then an array of zeros; a symbolic zero would be lost to the next order.
     """
     return jax.tree.map(lambda a: PRIMITIVE.bind(a, again=again) if is_inexact(a) else a, value)
 

@@ -1,4 +1,4 @@
-"""A batch of series: `vmap` is a loop over them, and no gradient is pooled per example."""
+"""A batch of series: `vmap` is a loop over them, and their gradients are summed."""
 
 import functools
 

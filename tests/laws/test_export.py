@@ -10,41 +10,40 @@ from support.table import CASES, I, problem
 
 import seqjax as sj
 
-NOW = {"stack", "narx"}
-# The recursion over a state that holds an integer, which has no derivative.
-COUNTS = ("own-step", "starts", "plain")
+RAGGED = ("mask", "reset", "length")
+# Each with what is given per series.
 ADJOINTS = {
-    "default": sj.BPTT(),
-    "chunks": sj.BPTT(chunk=4, truncate=3),
-    "starts": sj.BPTT(store="chunk_starts"),
-    "autodiff": sj.Autodiff(),
+    "default": (sj.BPTT(), ()),
+    "chunks": (sj.BPTT(chunk=4, truncate=3), RAGGED),
+    "starts": (sj.BPTT(store="chunk_starts"), ()),
+    "autodiff": (sj.Autodiff(), RAGGED),
 }
-OPTIONS = {"plain": (), "ragged": ("mask", "reset", "length")}
+NOW = [
+    ("stack", "chunks"),
+    ("narx", "chunks"),
+    ("lstm-learned", "default"),
+    ("own-step", "starts"),  # the recursion over an integer, which has no derivative
+]
 SWEEP = [
     pytest.param(
         case,
         adjoint,
-        options,
-        id=f"{case.name}-{adjoint}-{options}",
-        marks=()
-        if (case.name in NOW and (adjoint, options) == ("chunks", "ragged"))
-        or (case.name, adjoint, options) in (COUNTS, ("lstm-learned", "default", "plain"))
-        else pytest.mark.slow,
+        id=f"{case.name}-{adjoint}",
+        marks=() if (case.name, adjoint) in NOW else pytest.mark.slow,
     )
     for case in CASES
     for adjoint in ADJOINTS
-    for options in OPTIONS
 ]
 
 
-@pytest.mark.parametrize(("case", "adjoint", "options"), SWEEP)
-def test_any_batch_and_any_length(case, adjoint, options):
+@pytest.mark.parametrize(("case", "adjoint"), SWEEP)
+def test_any_batch_and_any_length(case, adjoint):
+    adjoint, ragged = ADJOINTS[adjoint]
     params, _, state = problem(case.model, 1)
 
     def run(params, xs, state, *flags):
-        named = dict(zip(("mask", "reset", "length"), flags, strict=True))
-        given = {name: named[name] for name in OPTIONS[options]}
-        return sj.unroll(case.model, params, xs, state, adjoint=ADJOINTS[adjoint], **given)
+        given = dict(zip(RAGGED, flags, strict=True)) if ragged else {}
+        return sj.unroll(case.model, params, xs, state, adjoint=adjoint, **given)
 
     def div(params, xs, state, *flags):
         runs = floats(jax.vmap(run, (None, 0, None, 0, 0, 0))(params, xs, state, *flags))

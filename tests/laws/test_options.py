@@ -69,9 +69,9 @@ def test_options_compose(case, run):
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.sampled_from(CASES), settings_of_a_run())
-def test_options_compose_in_200_draws(case, run):
+def test_options_compose_in_100_draws(case, run):
     check(case, run)
 
 
