@@ -248,7 +248,7 @@ def test_time_is_proportional_to_the_length():
             assert f"With jaxlib {version}, which is excluded," in BENCHMARKS
     said = f"each doubling takes {min(ratios):.2f} to {max(ratios):.2f} times as long"
     assert said in BENCHMARKS
-    assert max(ratios) < 2.5
+    assert max(ratios) < 3  # quadratic: 4
 
 
 @pytest.mark.parametrize("place", [".ci/run", ".github/workflows/ci.yml"])

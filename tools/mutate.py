@@ -1,6 +1,6 @@
 """The mutation test: every term of every hand-written rule is noticed by the suite.
 
-    python tools/mutate.py [-k PATTERN] [--list] [--quick] [--jobs N]
+    python tools/mutate.py [-k PATTERN] [--list] [--quick] [--tests TEST …] [--jobs N]
 
 Each mutant changes one thing in one rule (a sign, a term, a factor, a gate, a branch). It is
 put into a copy of `seqjax/` and `tests/` in a temporary directory and the suite is run on the
@@ -114,27 +114,35 @@ QUICK = {
 }
 SAME_ZEROS = "zeros_like alone reads it: h and c have one shape and dtype"
 EXAMPLE = "of the step that serves as an example only the shapes and dtypes are read"
+SHORT_CUT = "the general case of the short cut"
+VECTOR = "of one step: the last axis of a vector is its first"
+LAYOUT = "where a mapped axis lies changes no number, and test_hlo looks at the usual shapes alone"
 UNASKED = "JAX drops the cotangent of an operand that is not being transposed"
-# Mutants that compute the same thing, by "rule: mutation", and why no test can notice them.
+# Mutants that compute the same thing, by "file.rule: mutation", and why no test can notice them.
 EQUIVALENT: dict[str, str] = {
-    "activate_vjp: h_prev.h -> h_prev.c": SAME_ZEROS,
-    "preactivate_vjp: h_prev.c -> h_prev.h": SAME_ZEROS,
-    "_adjoint_bwd: if steps.reset is not None -> if True": (
+    "lstm.activate_vjp: h_prev.h -> h_prev.c": SAME_ZEROS,
+    "lstm.preactivate_vjp: h_prev.c -> h_prev.h": SAME_ZEROS,
+    "lstm.preactivate_vjp: 1 -> 0": VECTOR,
+    "gru.preactivate_after_vjp: 1 -> 0": VECTOR,
+    "gru.preactivate_before_vjp: 1 -> 0": VECTOR,
+    "matmul._batch_add: y.ndim - 1 -> 1": LAYOUT,
+    "matmul._batch_add: 1 -> 2": LAYOUT,
+    "rows.beside_rows: 2 -> 1": LAYOUT,
+    "rows.beside_rows: x.ndim - 2 -> 2": LAYOUT,
+    "bptt._adjoint_bwd: if steps.reset is not None -> if True": (
         "without a reset it stays zero, and is never added to"
     ),
-    "bptt: 0 -> 1": EXAMPLE,
-    "bptt: 0 -> 2": EXAMPLE,
-    "entering: if steps.reset is None -> if False": "where(None, start, h) is h",
-    "entering: if steps.valid is None and steps.reset is None -> if False": (
-        "the general case of the short cut"
-    ),
-    "_convolve: if count == len(delays) -> if False": "the general case of the short cut",
-    "extend: (line.shape[0], 0) -> (0, line.shape[0])": "nothing has rows neither before nor after",
-    "_grid: delay - delays[0] -> delays[0] - delay": "a divisor has no sign",
-    "_grid: 1 -> 2": "of a single delay: there is no gap to fill",
-    "_transpose_add: sum_rows(cotangent, cotangent.ndim - 1) if ad.is_undefined_primal(bias)"
+    "bptt.bptt: 0 -> 1": EXAMPLE,
+    "bptt.bptt: 0 -> 2": EXAMPLE,
+    "history.entering: if steps.reset is None -> if False": "where(None, start, h) is h",
+    "history.entering: if steps.valid is None and steps.reset is None -> if False": SHORT_CUT,
+    "_delay_line._convolve: if count == len(delays) -> if False": SHORT_CUT,
+    "_delay_line.extend: (line.shape[0], 0) -> (0, line.shape[0])": "no rows before, none after",
+    "_delay_line._grid: delay - delays[0] -> delays[0] - delay": "a divisor has no sign",
+    "_delay_line._grid: 1 -> 2": "of a single delay: there is no gap to fill",
+    "matmul._transpose_add: sum_rows(cotangent, cotangent.ndim - 1) if ad.is_undefined_primal(bias)"
     " else None -> sum_rows(cotangent, cotangent.ndim - 1)": UNASKED,
-    "_transpose_add: cotangent if ad.is_undefined_primal(y) else None -> cotangent": UNASKED,
+    "matmul._transpose_add: cotangent if ad.is_undefined_primal(y) else None -> cotangent": UNASKED,
 }
 
 GATES = [list("ifgo"), list("hc"), list("rznm")]
@@ -155,7 +163,7 @@ class Mutant(NamedTuple):
 
     @property
     def key(self) -> str:
-        return f"{self.rule}: {self.what}"
+        return f"{pathlib.Path(self.path).stem}.{self.rule}: {self.what}"
 
 
 def alternatives(node: ast.AST):
@@ -341,8 +349,8 @@ def copy_project(place: str) -> None:
 class Bench:
     """Runs the suite on mutants, in processes that start with JAX imported."""
 
-    def __init__(self, directory: str, quick: bool):
-        self.directory, self.quick = directory, quick
+    def __init__(self, directory: str, quick: bool, tests: list[str]):
+        self.directory, self.quick, self.tests = directory, quick, tests
         self.lock, self.proven = threading.Lock(), False
         os.environ |= {
             "JAX_PLATFORMS": "cpu",
@@ -364,7 +372,9 @@ class Bench:
             if mutant is not None:
                 pathlib.Path(place, mutant.path).write_text(mutant.source)
             likely = [RULE_TESTS, "tests/models/test_tdnn.py", "tests/models/test_bidirectional.py"]
-            if mutant is not None:
+            if self.tests:
+                likely = self.tests
+            elif mutant is not None:
                 first = QUICK[mutant.path]
                 likely = [first] if first.startswith("tests/") else [RULE_TESTS, "-k", first]
             noticed = self.first_failure(place, likely, QUICK_LIMIT)
@@ -410,6 +420,7 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="only the tests that are likely to notice"
     )
+    parser.add_argument("--tests", nargs="+", default=[], help="what is tried first, if not QUICK")
     options = parser.parse_args()
     mutants = [m for path in RULES for m in mutants_of(path)]
     mutants = [m for m in mutants if re.search(options.k, f"{m.path} {m.key}")]
@@ -420,7 +431,7 @@ def main() -> int:
     skipped = [m for m in mutants if m.key in EQUIVALENT]
     mutants = [m for m in mutants if m.key not in EQUIVALENT]
     with tempfile.TemporaryDirectory() as directory:
-        bench = Bench(directory, options.quick)
+        bench = Bench(directory, options.quick, options.tests)
         failure = bench.noticed_by(None)
         if failure:
             print(f"the suite fails as it is: {failure}")

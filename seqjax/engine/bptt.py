@@ -226,7 +226,7 @@ def _adjoint_bwd(static: _Static, operands: tuple, cotangents: tuple) -> tuple:
         # No gradient crosses a step (Elman's copy): λ(t) is what comes from outside, and
         # nothing is left to loop over.
         dz, _ = jax.vmap(step)(local, _outside(lam, d_states, inexact(states)))
-        return None, None, None, None, None, returned(z, dz), None, None, None
+        return None, None, None, None, None, returned(z, dz), None, None, None  # as below
     d_reset_state = None
     if steps.reset is not None:  # summed over all resets
         d_reset_state = [jnp.zeros(h.shape, wide_dtype(h.dtype)) for h in inexact(reset_state)]
@@ -238,6 +238,7 @@ def _adjoint_bwd(static: _Static, operands: tuple, cotangents: tuple) -> tuple:
         pairs = zip(d_reset_state, inexact(reset_state), strict=True)
         d_reset_state = returned(reset_state, [d.astype(h.dtype) for d, h in pairs])
     d_state, dz = returned(state, d_state), returned(z, dz)
+    # In the order of the operands: None for the weights and u, whose gradient comes of `formed`.
     return None, None, d_state, d_reset_state, None, dz, None, None, None
 
 

@@ -1,4 +1,4 @@
-"""The two loops over steps: `forward_scan`, and `reverse_scan`, the recursion of the notes.
+"""The two loops over steps of `BPTT`: `forward_scan`, and the recursion, `reverse_scan`.
 
 A fused kernel for an accelerator, or an associative scan, takes the place of these two, and of
 nothing else.

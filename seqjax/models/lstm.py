@@ -130,7 +130,7 @@ def activate_vjp(
     i, f, g, o = sigmoid(z.i), sigmoid(z.f), jnp.tanh(z.g), sigmoid(z.o)
     tanh_c = jnp.tanh(h.c)
     dc = dh.c + dh.h * (o * (1 - tanh_c * tanh_c))
-    # λ times a factor: the factor needs no λ, and is computed outside of the loop.
+    # Each is dh or dc times a factor, which needs neither and is computed outside of the loop.
     dz = Gates(
         i=dc * (g * (i * (1 - i))),
         f=dc * (h_prev.c * (f * (1 - f))),

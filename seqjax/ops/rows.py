@@ -73,7 +73,7 @@ def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
 
 def beside_rows(x: jax.Array) -> int:
     """Where a mapped axis goes: behind the rows there already (time), as a scan over them wants."""
-    return 0 if x.ndim == 2 else x.ndim - 2
+    return x.ndim - 2
 
 
 def sum_rows(a: jax.Array, rows: int) -> jax.Array:
