@@ -266,15 +266,25 @@ def replacements(node: ast.AST):
         yield from alternatives(node)
 
 
+NO_TERMS = ("decorator_list", "annotation", "returns")
+
+
+def walk(node: ast.AST):
+    """The node and all below it but types and decorators."""
+    yield node
+    for field, value in ast.iter_fields(node):
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST) and field not in NO_TERMS:
+                yield from walk(child)
+
+
 def places(outer: ast.AST):
     """The nodes of the body of a rule, each with where it hangs."""
-    for parent in ast.walk(outer):
+    for parent in walk(outer):
         if isinstance(parent, ast.arguments) or getattr(parent, "arg", None) == "strict":
             continue  # defaults and zip(strict=…) are checks, not terms
         for field, value in ast.iter_fields(parent):
-            if field in ("decorator_list", "annotation", "returns", "slice") and not (
-                field == "slice" and isinstance(value, ast.Slice)
-            ):
+            if field in NO_TERMS or (field == "slice" and not isinstance(value, ast.Slice)):
                 continue
             for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
                 if isinstance(node, (ast.expr, ast.If)):
