@@ -44,7 +44,7 @@ RULES = {
     "seqjax/models/narx.py": ["activate_vjp", "preactivate_vjp"],
     "seqjax/models/_delay_line.py": ["_convolve", "_gather", "_grid", "extend", "read_series"],
     "seqjax/compose/stack.py": ["_through", "scan"],
-    "seqjax/compose/bidirectional.py": ["scan", "_resets_of_backward"],
+    "seqjax/compose/bidirectional.py": ["scan", "resets_of_backward"],
     "seqjax/ops/matmul.py": [
         "_kernel_cotangent",
         "_rows_cotangent",
@@ -133,6 +133,8 @@ EQUIVALENT: dict[str, str] = {
         "without a reset it stays zero, and is never added to"
     ),
     "bptt.bptt: 0 -> 1": EXAMPLE,
+    "adjoint.scan: 0 -> 1": EXAMPLE,
+    "adjoint.scan: 0 -> 2": EXAMPLE,
     "bptt.bptt: 0 -> 2": EXAMPLE,
     "history.entering: if steps.reset is None -> if False": "where(None, start, h) is h",
     "history.entering: if steps.valid is None and steps.reset is None -> if False": SHORT_CUT,

@@ -138,7 +138,7 @@ class Bidirectional(Model):
         self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
     ) -> tuple[dict[str, PyTree], PyTree]:
         forward, ys = run(self.forward, params["forward"], state["forward"], xs, steps, adjoint)
-        xs, steps = flip(xs), flip(Steps(steps.valid, _resets_of_backward(steps)))
+        xs, steps = flip(xs), flip(Steps(steps.valid, resets_of_backward(steps)))
         backward, ys_backward = run(
             self.backward, params["backward"], state["backward"], xs, steps, adjoint
         )
@@ -146,7 +146,7 @@ class Bidirectional(Model):
         return {"forward": forward, "backward": backward}, ys
 
 
-def _resets_of_backward(steps: Steps) -> jax.Array | None:
+def resets_of_backward(steps: Steps) -> jax.Array | None:
     """Where a net that reads backward enters another series: at the last valid step of one."""
     if steps.reset is None:
         return None

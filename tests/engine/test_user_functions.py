@@ -180,7 +180,7 @@ def test_a_step_may_name_a_mapped_axis(adjoint):
     assert_close([ours], [theirs], 1e-12)
 
 
-def test_effects_run_once_a_step_and_in_order():
+def test_effects_run_once_a_step_and_again_in_the_backward_pass_of_a_chunk():
     seen = []
 
     def step(p, h, x):
@@ -189,13 +189,16 @@ def test_effects_run_once_a_step_and_in_order():
         return h, h
 
     cell = sj.from_step(lambda key: jnp.ones(H), step, lambda p: jnp.zeros(H))
-    for adjoint in (sj.BPTT(), sj.Autodiff()):
+    once = sorted(XS[:, 0].tolist())
+    bounded = sj.BPTT(chunk=1), sj.BPTT(store="chunk_starts")
+    for adjoint in (sj.BPTT(), sj.BPTT(truncate=2), sj.Autodiff(), *bounded):
         run = lambda p, adjoint=adjoint: sj.unroll(cell, p, XS, adjoint=adjoint)[1].sum()
-        for function in (jax.jit(run), jax.jit(jax.grad(run))):
+        twice = sorted(2 * once) if adjoint in bounded else once
+        for function, expected in ((run, once), (jax.grad(run), twice)):
             seen.clear()
-            jax.block_until_ready(function(jnp.ones(H)))
+            jax.block_until_ready(jax.jit(function)(jnp.ones(H)))
             jax.effects_barrier()
-            assert sorted(seen) == sorted(XS[:, 0].tolist())
+            assert sorted(seen) == expected
 
 
 def test_ordered_effects():

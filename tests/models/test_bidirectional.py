@@ -1,14 +1,18 @@
 """Two nets, one reading forward and one backward, by two calls of one routine."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.comparison import assert_close, floats
-from support.oracles import gradient
+from support.oracles import gradient, of_the_other_way
 from support.table import problem
 
 import seqjax as sj
+from seqjax.compose.bidirectional import resets_of_backward
+from seqjax.engine.recurrence import Steps
 
 T = 7
 LSTM, GRU = sj.lstm(3, 4, dtype=jnp.float64), sj.gru(3, 2, dtype=jnp.float64)
@@ -31,6 +35,20 @@ def test_it_is_two_runs_aligned_with_the_input(length):
     params, xs, state = problem(MODEL, T)
     ours = sj.unroll(MODEL, params, xs, state, length=length)
     assert_close(floats(ours), floats(by_hand(params, xs, state, length)), 1e-14)
+
+
+def test_backward_is_reset_where_a_series_ends_for_any_mask_and_resets():
+    """All masks and resets of five steps, and no mask, against a loop."""
+    flags = jnp.array(list(itertools.product((False, True), repeat=10)))
+    mask, reset = flags[:, :5], flags[:, 5:] & flags[:, :5]
+    ours = jax.vmap(lambda *at: resets_of_backward(Steps(*at)))(mask, reset)
+    theirs = [
+        of_the_other_way(*at, False) for at in zip(mask.tolist(), reset.tolist(), strict=True)
+    ]
+    np.testing.assert_array_equal(ours, theirs)
+    unmasked = jax.vmap(lambda reset: resets_of_backward(Steps(None, reset)))(reset)
+    theirs = [of_the_other_way([True] * 5, at, False) for at in reset.tolist()]
+    np.testing.assert_array_equal(unmasked, theirs)
 
 
 def test_backward_begins_at_the_last_valid_step():
