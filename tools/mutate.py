@@ -86,7 +86,9 @@ RULES = {
     "seqjax/engine/cotangents.py": ["inexact", "complete", "returned", "zeros", "add"],
 }
 RULE_TESTS = "tests/engine/test_rules.py"
-# Which tests are tried first: of test_rules.py, or a file.
+SCHEDULE, EXPORT = "tests/engine/test_schedule.py", "tests/laws/test_export.py"
+HALF = "tests/engine/test_user_functions.py tests/laws/test_half_precision.py"
+# Which tests are tried first: of test_rules.py, or files.
 QUICK = {
     "seqjax/models/rnn.py": "its_function and (rnn or elu)",
     "seqjax/models/lstm.py": "its_function and lstm",
@@ -95,21 +97,21 @@ QUICK = {
     "seqjax/models/jordan.py": "its_function and jordan",
     "seqjax/models/narx.py": "its_function and narx",
     "seqjax/models/_delay_line.py": "tests/models/test_tdnn.py",
-    "seqjax/compose/stack.py": "tests/laws/test_masking.py",
+    "seqjax/compose/stack.py": "tests/models/test_bidirectional.py tests/laws/test_masking.py",
     "seqjax/compose/bidirectional.py": "tests/models/test_bidirectional.py",
     "seqjax/ops/matmul.py": "tests/engine/test_rows.py",
     "seqjax/ops/rows.py": "tests/engine/test_rows.py",
-    "seqjax/ops/shift.py": "tests/engine/test_rows.py",
-    "seqjax/ops/hoist.py": "tests/engine/test_hoist.py",
+    "seqjax/ops/shift.py": "tests/engine/test_rows.py tests/laws/test_half_precision.py",
+    "seqjax/ops/hoist.py": "tests/engine/test_hoist.py tests/engine/test_user_functions.py",
     "seqjax/ops/zero_cotangent.py": "not its_function and not matmul",
     "seqjax/engine/bptt.py": "not its_function and not matmul",
-    "seqjax/engine/loops.py": "not its_function and not matmul",
-    "seqjax/engine/chunks.py": "recursion or alone or kept or truncated",
+    "seqjax/engine/loops.py": f"{RULE_TESTS} {EXPORT} tests/engine/test_hlo.py",
+    "seqjax/engine/chunks.py": f"{RULE_TESTS} {SCHEDULE} {EXPORT}",
     "seqjax/engine/schedule.py": "tests/engine/test_schedule.py",
-    "seqjax/engine/plain_scan.py": "not its_function and not matmul",
-    "seqjax/engine/recurrence.py": "not its_function and not matmul",
+    "seqjax/engine/plain_scan.py": f"{RULE_TESTS} tests/laws/test_clip.py {HALF}",
+    "seqjax/engine/recurrence.py": f"{RULE_TESTS} tests/laws/test_masking.py {HALF}",
     "seqjax/engine/history.py": "tests/engine/test_history.py",
-    "seqjax/engine/adjoint.py": "recursion or alone or kept or truncated",
+    "seqjax/engine/adjoint.py": f"{SCHEDULE} tests/laws/test_gradients.py {EXPORT}",
     "seqjax/engine/cotangents.py": "not its_function and not matmul",
 }
 SAME_ZEROS = "zeros_like alone reads it: h and c have one shape and dtype"
@@ -388,7 +390,7 @@ class Bench:
                 likely = self.tests
             elif mutant is not None:
                 first = QUICK[mutant.path]
-                likely = [first] if first.startswith("tests/") else [RULE_TESTS, "-k", first]
+                likely = first.split() if first.startswith("tests/") else [RULE_TESTS, "-k", first]
             noticed = self.first_failure(place, likely, QUICK_LIMIT)
             if noticed or mutant is None or self.quick:
                 return noticed
