@@ -13,6 +13,7 @@ from support.comparison import assert_close, floats
 from support.table import a_few_causal_now, problem
 
 import seqjax as sj
+from seqjax.engine.plain_scan import clipped
 from seqjax.engine.recurrence import Steps
 from seqjax.engine.unroll import _in_windows
 
@@ -73,3 +74,9 @@ def test_of_an_opaque_step_the_state_and_the_output_are_bounded_each(chunk):
     loss = lambda xs: jnp.sum(sj.unroll(model, jnp.zeros(1), xs, adjoint=adjoint)[1])
     found = jax.grad(loss)(jnp.ones((4, 1))).ravel()
     np.testing.assert_allclose(found, [1, 1, 0.5 + 0.45, 0.5], rtol=1e-12)
+
+
+def test_a_complex_element_is_bounded_by_its_modulus():
+    lam = jnp.array([3 + 4j, 0.3 - 0.4j, -1j, 0])
+    np.testing.assert_allclose(clipped(lam, 1.0), [0.6 + 0.8j, 0.3 - 0.4j, -1j, 0], rtol=1e-15)
+    np.testing.assert_array_equal(clipped(jnp.array([-3.0, 0.5, 2.0]), 1.0), [-1.0, 0.5, 1.0])

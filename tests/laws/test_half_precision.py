@@ -8,6 +8,7 @@ from support.comparison import assert_close, floats, is_float
 from support.table import CASES, FEW, I, problem
 
 import seqjax as sj
+from seqjax.engine.plain_scan import widened
 
 RUNS = {
     "many series": (3000, 20, {}),
@@ -56,3 +57,11 @@ def test_pooled_gradients_are_those_of_float64(case, dtype, run):
     ours = gradient(case.make(jnp.dtype(dtype)), at, options)
     assert all(a.dtype == dtype for a in ours)
     assert_close([a.astype(jnp.float64) for a in ours], exact, 0.01)
+
+
+def test_what_steps_one_by_one_read_is_summed_in_float32_and_read_in_half():
+    params = {"half": jnp.ones(2, jnp.bfloat16), "double": jnp.ones(2), "number": jnp.arange(2)}
+    wide, narrow = widened(params)
+    dtypes = {name: leaf.dtype for name, leaf in wide.items()}
+    assert dtypes == {"half": jnp.float32, "double": jnp.float64, "number": params["number"].dtype}
+    assert all(narrow(wide)[name].dtype == leaf.dtype for name, leaf in params.items())
