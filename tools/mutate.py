@@ -135,6 +135,9 @@ EQUIVALENT: dict[str, str] = {
         "without a reset it stays zero, and is never added to"
     ),
     "bptt.bptt: 0 -> 1": EXAMPLE,
+    "plain_scan.clipped: jnp.clip(lam, -bound, bound) -> jnp.clip(-bound, lam, bound)": (
+        "the same maximum and minimum"
+    ),
     "adjoint.scan: 0 -> 1": EXAMPLE,
     "adjoint.scan: 0 -> 2": EXAMPLE,
     "bptt.bptt: 0 -> 2": EXAMPLE,
