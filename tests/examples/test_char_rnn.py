@@ -5,42 +5,17 @@ It runs in processes of its own, as a user runs it: float32, where the suite has
 
 import importlib
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.scripts import imported, refused, run, start
 
 for needed in ("matplotlib", "orbax.checkpoint", "rich"):
     pytest.importorskip(needed)
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "examples" / "char_rnn.py"
 TINY = ["--hidden-size=8", "--batch-size=4", "--seq-length=16", "--eval-every=50", "--steps=400"]
-
-
-def start(*args) -> subprocess.Popen:
-    environment = {k: v for k, v in os.environ.items() if k not in ("JAX_ENABLE_X64", "XLA_FLAGS")}
-    environment |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
-    environment |= {"JAX_PLATFORMS": "cpu"}  # exact only where the sums are in a fixed order
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", str(SCRIPT), *map(str, args)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        encoding="utf-8",
-    )
-
-
-def run(*args) -> str:
-    process = start(*args)
-    out, err = process.communicate(timeout=900)
-    assert process.returncode == 0, err
-    assert "Traceback" not in err
-    return out
 
 
 def losses(out: Path) -> tuple[list, list]:
@@ -63,7 +38,7 @@ def text(tmp_path_factory) -> Path:
 def whole(text, tmp_path_factory) -> Path:
     """The folder of a run that was not interrupted."""
     out = tmp_path_factory.mktemp("whole")
-    printed = run(f"--data={text}", f"--out={out}", *TINY)
+    printed, _ = run("char_rnn", f"--data={text}", f"--out={out}", *TINY)
     assert "update 400: " in printed
     assert "bits/char" in printed
     return out
@@ -82,7 +57,7 @@ def test_it_learns(whole):
 
 @pytest.mark.slow
 def test_ctrl_c_saves_and_resume_continues_exactly(whole, text, tmp_path):
-    process = start(f"--data={text}", f"--out={tmp_path}", *TINY)
+    process = start("char_rnn", f"--data={text}", f"--out={tmp_path}", *TINY)
     for line in process.stdout:
         if "update 100: " in line:
             process.send_signal(signal.SIGINT)
@@ -94,21 +69,20 @@ def test_ctrl_c_saves_and_resume_continues_exactly(whole, text, tmp_path):
     begun = losses(tmp_path)
     assert 100 <= len(begun[0]) // 2 < 400
 
-    run(f"--out={tmp_path}", "--resume")  # everything else is remembered
+    run("char_rnn", f"--out={tmp_path}", "--resume")  # everything else is remembered
     assert losses(tmp_path) == losses(whole)
 
 
 @pytest.mark.parametrize("prime", ["", "self (x)"])
 def test_sample_writes_as_many_characters_as_asked_for(whole, prime):
-    printed = run(f"--out={whole}", "--sample=120", f"--prime={prime}", "--top-k=5")
+    printed, _ = run("char_rnn", f"--out={whole}", "--sample=120", f"--prime={prime}", "--top-k=5")
     assert printed.startswith(prime)
     assert len(printed) == len(prime) + 120 + len("\n")
 
 
 @pytest.fixture(scope="module")
 def example():
-    sys.path.insert(0, str(SCRIPT.parent))  # as for a script that is run
-    return importlib.import_module("char_rnn")
+    return imported("char_rnn")
 
 
 @pytest.mark.parametrize(
@@ -127,10 +101,7 @@ def example():
     ],
 )
 def test_a_bad_option_is_named(example, text, tmp_path, capsys, options, message):
-    with pytest.raises(SystemExit) as stop:
-        example.main([f"--data={text}", f"--out={tmp_path}", *options])
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    assert message in refused(example, capsys, [f"--data={text}", f"--out={tmp_path}", *options])
 
 
 @pytest.mark.parametrize(
@@ -143,10 +114,7 @@ def test_a_bad_option_is_named(example, text, tmp_path, capsys, options, message
     ],
 )
 def test_what_does_not_fit_the_checkpoint_is_named(example, whole, capsys, options, message):
-    with pytest.raises(SystemExit) as stop:
-        example.main([f"--out={whole}", *options])
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    assert message in refused(example, capsys, [f"--out={whole}", *options])
 
 
 def test_resume_refuses_another_text(example, whole, text, tmp_path, capsys):

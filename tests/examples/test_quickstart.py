@@ -1,27 +1,14 @@
 """examples/quickstart.py: it learns; and it and the training scripts stay as short as promised."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from support.scripts import EXAMPLES, run
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = sorted((ROOT / "examples").glob("[!_]*.py"))
+SCRIPTS = sorted(EXAMPLES.glob("[!_]*.py"))
 
 
 def test_it_learns():
-    environment = {k: v for k, v in os.environ.items() if k not in ("JAX_ENABLE_X64", "XLA_FLAGS")}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(ROOT / "examples" / "quickstart.py")],
-        capture_output=True,
-        env=environment | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-        encoding="utf-8",
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    first, *_, last = (float(line.split()[-1]) for line in done.stdout.splitlines())
+    printed, _ = run("quickstart")
+    first, *_, last = (float(line.split()[-1]) for line in printed.splitlines())
     assert last < 0.01 < 0.15 < first
 
 

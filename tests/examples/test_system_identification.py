@@ -1,40 +1,20 @@
 """examples/system_identification.py: it runs, its plant is the published one, a CSV is read."""
 
 import importlib
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from support.scripts import imported, refused, run
 
 for needed in ("matplotlib", "rich"):
     pytest.importorskip(needed)
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "examples" / "system_identification.py"
 TINY = ["--updates=100", "--hidden-size=6", "--batch-size=8", "--span=20", "--length=2000"]
 
 
 @pytest.fixture(scope="module")
 def example():
-    sys.path.insert(0, str(SCRIPT.parent))  # as for a script that is run
-    return importlib.import_module("system_identification")
-
-
-def run(*args) -> str:
-    environment = {k: v for k, v in os.environ.items() if k not in ("JAX_ENABLE_X64", "XLA_FLAGS")}
-    environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(SCRIPT), *map(str, args)],
-        capture_output=True,
-        env=environment,
-        encoding="utf-8",
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return imported("system_identification")
 
 
 def errors(printed: str) -> dict[str, float]:
@@ -45,7 +25,7 @@ def errors(printed: str) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_every_model_is_trained_and_run_freely(example, tmp_path):
-    found = errors(run(f"--out={tmp_path}", *TINY))
+    found = errors(run("system_identification", f"--out={tmp_path}", *TINY)[0])
     assert list(found) == list(example.systems(1, 1, 1))
     assert all(0 < error < 90 for error in found.values())  # 100 % is to predict the mean
     assert (tmp_path / "free_runs.png").read_bytes().startswith(b"\x89PNG")
@@ -74,7 +54,7 @@ def test_a_record_of_ones_own(tmp_path):
     chosen = ["--models", "TDNN", "NARX, closed loop"]
     given = ["--inputs", "force", "heat", "--outputs", "place"]
     options = ["--learning-rate=0.03", "--updates=400", f"--out={tmp_path}", *TINY[1:]]
-    found = errors(run(f"--data={path}", *given, *chosen, *options))
+    found = errors(run("system_identification", f"--data={path}", *given, *chosen, *options)[0])
     assert list(found) == chosen[1:]
     assert all(error < 20 for error in found.values())
 
@@ -90,10 +70,7 @@ def test_a_record_of_ones_own(tmp_path):
     ],
 )
 def test_a_bad_option_is_named(example, tmp_path, capsys, options, message):
-    with pytest.raises(SystemExit) as stop:
-        example.main([f"--out={tmp_path}", *options])
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    assert message in refused(example, capsys, [f"--out={tmp_path}", *options])
 
 
 def test_a_column_that_is_not_there_is_named(example, tmp_path, capsys):

@@ -1,26 +1,20 @@
 """examples/tagging.py: its tags are exact, CTC is decoded, and it runs."""
 
 import importlib
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.scripts import imported, refused, run
 
 for needed in ("matplotlib", "rich"):
     pytest.importorskip(needed)
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "examples" / "tagging.py"
-
 
 @pytest.fixture(scope="module")
 def example():
-    sys.path.insert(0, str(SCRIPT.parent))  # as for a script that is run
-    return importlib.import_module("tagging")
+    return imported("tagging")
 
 
 @pytest.fixture(scope="module")
@@ -73,21 +67,12 @@ def test_greedy_decoding_and_edit_distance(example):
 
 @pytest.mark.slow
 def test_it_runs_and_the_future_helps(code, tmp_path):
-    environment = {k: v for k, v in os.environ.items() if k not in ("JAX_ENABLE_X64", "XLA_FLAGS")}
-    environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PYTHONIOENCODING": "utf-8"}
     options = [f"--data={code}", f"--out={tmp_path}", "--updates=60", "--hidden-size=16"]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(SCRIPT), *options],
-        capture_output=True,
-        env=environment,
-        encoding="utf-8",
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    (row,) = (line for line in done.stdout.splitlines() if "characters of names" in line)
+    printed, _ = run("tagging", *options)
+    (row,) = (line for line in printed.splitlines() if "characters of names" in line)
     forward, both = (float(cell.strip(" %")) for cell in row.split("│")[2:4])
     assert both > forward > 10
-    assert "label error rate" in done.stdout
+    assert "label error rate" in printed
     assert (tmp_path / "tagging.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -100,10 +85,7 @@ def test_it_runs_and_the_future_helps(code, tmp_path):
     ],
 )
 def test_a_bad_option_is_named(example, tmp_path, capsys, options, message):
-    with pytest.raises(SystemExit) as stop:
-        example.main([f"--out={tmp_path}", *options])
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    assert message in refused(example, capsys, [f"--out={tmp_path}", *options])
 
 
 def test_both_nets_have_about_as_many_parameters(example):
