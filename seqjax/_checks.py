@@ -144,20 +144,24 @@ A_KEY = "a JAX random key such as jax.random.key(0)"
 
 
 def key(name: str, value: Any) -> Any:
-    """One random key: a typed one, or the words of an old one."""
+    """One typed random key; the words of an old one are wrapped, as JAX does."""
     if not isinstance(value, ARRAYS):
         raise TypeError(mismatch(name, A_KEY, describe(value)))
-    rank = 0 if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else 1
-    if value.ndim < rank or (rank == 1 and value.dtype != np.uint32):
-        raise TypeError(mismatch(name, A_KEY, describe(value)))
-    if value.ndim > rank:
+    typed: Any = value
+    if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        try:
+            typed = jax.random.wrap_key_data(jnp.asarray(value))
+        except TypeError:
+            raise TypeError(mismatch(name, A_KEY, describe(value))) from None
+    if typed.ndim:
         raise ValueError(mismatch(name, "one JAX random key", describe(value) + BATCHED))
-    return value
+    return typed
 
 
 def keys(value: Any, number: int) -> Any:
-    """That many random keys, out of the argument `key` of an `init`."""
-    return jax.random.split(key("key", value), number)
+    """That many random keys of its own kind, out of the argument `key` of an `init`."""
+    key("key", value)
+    return jax.random.split(value, number)
 
 
 def array(name: str, value: Any, shape: tuple, dtype: Any) -> Any:

@@ -97,7 +97,7 @@ def check_differences(
         raise AssertionError(clip(message, LIMIT)) from error
 
 
-def compare(name: str, hand: PyTree, auto: PyTree, windows: bool, rtol: float) -> None:
+def compare(name: str, hand: PyTree, auto: PyTree, over_time: bool, rtol: float) -> None:
     """Relative to the largest element of a leaf; names the leaf and time that are off most."""
     structure: Any = jax.tree.structure(auto)
     if jax.tree.structure(hand) != structure:
@@ -115,7 +115,7 @@ def compare(name: str, hand: PyTree, auto: PyTree, windows: bool, rtol: float) -
             continue
         index = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error)), error.shape)
         place = f"at t={index[0]}" + (f", element {list(map(int, index[1:]))}" if index[1:] else "")
-        place = place if windows else f"element {list(map(int, index))}"
+        place = place if over_time else f"element {list(map(int, index))}"
         raise AssertionError(
             f"{clip(leaf, LIMIT - 200)} {place} is off: by hand {ours[index]:.6g}, "
             f"autodiff {theirs[index]:.6g}, relative error {error[index]:.1e}"

@@ -16,6 +16,7 @@ __all__ = [
     "is_traced",
     "length_of",
     "size_in_bytes",
+    "step_spec",
     "where",
     "wide_dtype",
 ]
@@ -75,6 +76,11 @@ def where(condition: jax.Array | None, a: PyTree, b: PyTree) -> PyTree:
 def at_step(series: PyTree, t: int) -> PyTree:
     """One time step of a series."""
     return jax.tree.map(lambda a: a[t], series)
+
+
+def step_spec(series: PyTree) -> PyTree:
+    """Shape and dtype of one time step."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), series)
 
 
 def flip(series: PyTree) -> PyTree:

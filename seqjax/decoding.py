@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from seqjax import _checks
-from seqjax._tree import is_traced
+from seqjax._tree import is_traced, wide_dtype
 from seqjax._types import Array, Key, PyTree
 from seqjax.engine.model import Model, check_params, check_state
 from seqjax.engine.per_model import compiled
@@ -60,7 +60,7 @@ def sample(
     >>> int(sj.sample(jax.random.key(0), jnp.array([0.1, jnp.nan, 0.3])))
     -1
     """
-    key = _random_key(key)
+    key = _checks.key("key", key)
     logits = _checks.as_array("logits", logits)
     if logits.ndim != 1 or not logits.size:
         batched = _checks.BATCHED if logits.ndim > 1 else ""
@@ -69,7 +69,7 @@ def sample(
     _checks.float_dtype("logits", logits.dtype)
     temperature, top_p, defined = _options(temperature, top_k, top_p)
 
-    dtype = logits.dtype if jnp.finfo(logits.dtype).bits >= 32 else jnp.dtype(jnp.float32)
+    dtype = wide_dtype(logits.dtype)
     tiny, largest = jnp.finfo(dtype).tiny, jnp.finfo(dtype).max
     # The largest number stands for +inf, whose difference from itself would be NaN.
     logits = jnp.minimum(logits.astype(dtype), largest)
@@ -138,7 +138,7 @@ def generate(
     """
     _checks.instance("model", model, Model, "a seqjax model")
     length = _checks.size("length", length)
-    key = _random_key(key)
+    key = _checks.key("key", key)
     temperature, top_p, _ = _options(temperature, top_k, top_p)
     _checks.part("encode", encode, optional=True)
     prompt, defined = _symbols(prompt, _one_hot_symbols(model) if encode is None else INT32)
@@ -184,23 +184,6 @@ def _generate(
     first = draw(keys[0], logits[-1], defined)
     (state, _), rest = lax.scan(write, (state, first), keys[1:])
     return state, jnp.concatenate([first[None], rest])
-
-
-def _random_key(value: Any) -> Key:
-    """One typed key; an array of key data is wrapped, as JAX does."""
-    expected = _checks.A_KEY
-    if not isinstance(value, _checks.ARRAYS):
-        raise TypeError(_checks.mismatch("key", expected, _checks.describe(value)))
-    typed: Any = value
-    if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        try:
-            typed = jax.random.wrap_key_data(jnp.asarray(value))
-        except TypeError:
-            raise TypeError(_checks.mismatch("key", expected, _checks.describe(value))) from None
-    if typed.ndim:
-        got = _checks.describe(value) + _checks.BATCHED
-        raise ValueError(_checks.mismatch("key", "one JAX random key", got))
-    return typed
 
 
 def _options(temperature: Any, top_k: Any, top_p: Any) -> tuple[Any, Any, bool | jax.Array]:

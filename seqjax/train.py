@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from seqjax import _checks
-from seqjax._tree import is_traced
+from seqjax._tree import is_traced, wide_dtype
 from seqjax._types import Array, PyTree
 from seqjax.ops._jax import buffer_of
 
@@ -225,7 +225,7 @@ def masked_mean(values: Array, mask: Array) -> jax.Array:
     values = _checks.as_array("values", values)
     _checks.float_dtype("values", values.dtype)
     mask = _checks.array("mask", mask, values.shape, jnp.bool_)
-    dtype = values.dtype if jnp.finfo(values.dtype).bits >= 32 else jnp.float32
+    dtype = wide_dtype(values.dtype)
     total = jnp.sum(jnp.where(mask, values, 0).astype(dtype))
     count = jnp.maximum(jnp.sum(mask), 1).astype(dtype)
     return (total / count).astype(values.dtype)

@@ -39,7 +39,7 @@ RULES = {
         "activate_before_vjp",
         "preactivate_before_vjp",
     ],
-    "seqjax/models/_feedback.py": ["layers_vjp"],
+    "seqjax/models/_feedback.py": ["layers_vjp", "output", "output_vjp"],
     "seqjax/models/jordan.py": ["activate_vjp"],
     "seqjax/models/narx.py": ["activate_vjp", "preactivate_vjp"],
     "seqjax/models/_delay_line.py": ["_convolve", "_gather", "_grid", "extend", "read_series"],
@@ -80,10 +80,17 @@ RULES = {
     "seqjax/engine/chunks.py": ["scan_chunks", "_extended", "truncation"],
     "seqjax/engine/schedule.py": ["schedule", "divisor", "batch_size"],
     "seqjax/engine/plain_scan.py": ["plain_scan", "one_by_one", "widened", "clipped"],
-    "seqjax/engine/recurrence.py": ["fill", "over_steps", "harmless"],
+    "seqjax/engine/recurrence.py": ["fill", "zero_invalid", "over_steps", "harmless"],
     "seqjax/engine/history.py": ["push", "entering", "add", "before", "_found"],
     "seqjax/engine/adjoint.py": ["resolve", "scan", "windows"],
-    "seqjax/engine/cotangents.py": ["inexact", "complete", "returned", "zeros", "add"],
+    "seqjax/engine/cotangents.py": [
+        "inexact",
+        "complete",
+        "returned",
+        "instantiate",
+        "zeros",
+        "add",
+    ],
 }
 RULE_TESTS = "tests/engine/test_rules.py"
 SCHEDULE, EXPORT = "tests/engine/test_schedule.py", "tests/laws/test_export.py"

@@ -205,8 +205,10 @@ class BPTT(Adjoint):
             # Without this, the second run of a chunk would be merged with the first.
             prevent_cse=self.store == "chunk_starts",
         )
-        steps = steps._replace(cut=truncation(steps.valid, length_of(xs), self.truncate))
-        return scan_chunks(partial(chunk, wide), state, xs, steps, self.chunk)
+        return scan_chunks(partial(chunk, wide), state, xs, self._cut(xs, steps), self.chunk)
+
+    def _cut(self, xs: PyTree, steps: Steps) -> Steps:
+        return steps._replace(cut=truncation(steps.valid, length_of(xs), self.truncate))
 
 
 class _PlainBPTT(BPTT):
@@ -220,8 +222,7 @@ class _PlainBPTT(BPTT):
     ) -> tuple[PyTree, PyTree]:
         if self.bounds_memory:
             return super().windows(window, params, state, xs, steps)
-        steps = steps._replace(cut=truncation(steps.valid, length_of(xs), self.truncate))
-        return window(params, state, (xs, steps))
+        return window(params, state, (xs, self._cut(xs, steps)))
 
 
 _POLICIES = {

@@ -27,7 +27,7 @@ from jax.ad_checkpoint import checkpoint_name
 from seqjax import _checks
 from seqjax._tree import at_step, length_of, wide_dtype
 from seqjax._types import Activate, PyTree
-from seqjax.engine.cotangents import add, complete, inexact, returned
+from seqjax.engine.cotangents import add, complete, inexact, instantiate, returned
 from seqjax.engine.history import LAST_STEP, History
 from seqjax.engine.loops import forward_scan, reverse_scan
 from seqjax.engine.plain_scan import clipped
@@ -220,8 +220,7 @@ def _adjoint_bwd(static: _Static, operands: tuple, cotangents: tuple) -> tuple:
         dz_t, d_read = step_vjp.rest(once, local_t, history.newest(lam))
         return dz_t, history.before(lam, d_read)
 
-    pairs = zip(d_last, inexact(state), strict=True)
-    lam = [jnp.zeros_like(h) if d is None else d for d, h in pairs]
+    lam = instantiate(d_last, inexact(state))
     if steps.valid is None and step_vjp.result[1] is None and history == LAST_STEP:
         # No gradient crosses a step (Elman's copy): λ(t) is what comes from outside, and
         # nothing is left to loop over.
@@ -244,8 +243,7 @@ def _adjoint_bwd(static: _Static, operands: tuple, cotangents: tuple) -> tuple:
 
 def _outside(d_last: list, d_states: list, states: list) -> list:
     """∂L/∂h(t) from outside, for all t: that of the last state is added at T-1."""
-    pairs = zip(d_states, states, strict=True)
-    d_states = [jnp.zeros_like(h) if d is None else d for d, h in pairs]
+    d_states = instantiate(d_states, states)
     # Not `at[-1].add`: a scatter over a batch with explicit axes has to be told its sharding.
     pairs = zip(d_states, d_last, strict=True)
     return [jnp.concatenate([d[:-1], (d[-1] + last)[None]]) for d, last in pairs]

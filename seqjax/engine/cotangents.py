@@ -11,7 +11,7 @@ from jax.custom_derivatives import SymbolicZero
 from seqjax._tree import is_inexact
 from seqjax._types import PyTree
 
-__all__ = ["add", "complete", "inexact", "returned", "zeros"]
+__all__ = ["add", "complete", "inexact", "instantiate", "returned", "zeros"]
 
 
 def inexact(tree: PyTree) -> list:
@@ -35,6 +35,13 @@ def returned(template: PyTree, leaves: list) -> PyTree:
     """The same as a rule returns it: None, of any symbolic shape, where it has no derivative."""
     given = iter(leaves)
     return jax.tree.map(lambda leaf: next(given) if is_inexact(leaf) else None, template)
+
+
+def instantiate(leaves: list, like: list) -> list:
+    """Cotangents with arrays of zeros in the place of None."""
+    return [
+        jnp.zeros_like(a) if leaf is None else leaf for leaf, a in zip(leaves, like, strict=True)
+    ]
 
 
 def zeros(leaves: list) -> list:

@@ -27,6 +27,7 @@ __all__ = [
     "spread_half_vectors",
     "trace",
     "vary_with",
+    "zero_invalid",
 ]
 
 
@@ -158,6 +159,13 @@ def fill(valid: jax.Array | None, series: PyTree) -> PyTree:
         return jax.vmap(where, (0, 0, None))(valid, a, instead)
 
     return jax.tree.map(filled, series)
+
+
+def zero_invalid(valid: jax.Array | None, series: PyTree) -> PyTree:
+    """The series with zeros at invalid steps, in the value and in the cotangent."""
+    if valid is None:
+        return series
+    return jax.vmap(lambda v, a: where(v, a, jax.tree.map(jnp.zeros_like, a)))(valid, series)
 
 
 def harmless(leaf: jax.Array) -> jax.Array:

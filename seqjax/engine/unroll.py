@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._tree import flip, is_half, is_inexact, length_of, size_in_bytes, where
+from seqjax._tree import flip, is_half, is_inexact, length_of, size_in_bytes, step_spec
 from seqjax._types import Array, PyTree
 from seqjax.engine.adjoint import BPTT, Adjoint
 from seqjax.engine.model import Model, check_params, check_state
 from seqjax.engine.per_model import compiled
 from seqjax.engine.plain_scan import one_by_one, plain_scan
-from seqjax.engine.recurrence import Steps, fill, vary_with
+from seqjax.engine.recurrence import Steps, fill, vary_with, zero_invalid
 from seqjax.engine.schedule import batch_size
 from seqjax.ops._jax import is_impure, uses
 from seqjax.ops.shift import spread
@@ -80,7 +80,7 @@ def unroll(
     if reverse:
         xs, steps = flip(xs), flip(steps)
     state, ys = run(model, params, state, xs, steps, adjoint)
-    ys = ys if steps.valid is None else _where(steps.valid, ys)
+    ys = zero_invalid(steps.valid, ys)
     return state, flip(ys) if reverse else ys
 
 
@@ -94,7 +94,7 @@ def run(
     """
     if not model.causal:
         return model.scan(params, state, xs, steps, adjoint)
-    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
+    x = step_spec(xs)
     batch = batch_size((xs, state))
     step_bytes, state_bytes = model.preactivation_bytes(params, state, x), size_in_bytes(state)
     impure = _is_impure(model, params, state, x)
@@ -133,8 +133,10 @@ def _is_impure(model: Model, params: PyTree, state: PyTree, x: PyTree) -> bool:
     if not hasattr(model, "step"):
         return False  # of a user's own kind of model, which has none
     jaxpr = jax.make_jaxpr(model.step)(params, state, x).jaxpr
-    if is_impure(jaxpr) or not uses(jaxpr, "custom_vjp_call"):
-        return is_impure(jaxpr)
+    if is_impure(jaxpr):
+        return True
+    if not uses(jaxpr, "custom_vjp_call"):
+        return False
 
     def total(*at: PyTree) -> jax.Array:
         numbers = [a for a in jax.tree.leaves(model.step(*at)) if is_inexact(a)]
@@ -166,8 +168,3 @@ def _no_outputs(model: Model, params: PyTree, state: PyTree, xs: PyTree) -> PyTr
     one = jax.tree.map(lambda a: jnp.zeros((1, *a.shape[1:]), a.dtype), xs)
     ys = jax.eval_shape(lambda: run(model, params, state, one, Steps(), _BPTT)[1])
     return jax.tree.map(lambda a: jnp.zeros((0, *a.shape[1:]), a.dtype), ys)
-
-
-def _where(valid: jax.Array, series: PyTree) -> PyTree:
-    """The series with zeros at invalid steps, in the value and in the cotangent."""
-    return jax.vmap(lambda v, a: where(v, a, jax.tree.map(jnp.zeros_like, a)))(valid, series)

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqjax import _checks
-from seqjax._tree import is_half, where
+from seqjax._tree import is_half
 from seqjax._types import PyTree
-from seqjax.engine.recurrence import Steps
+from seqjax.engine.recurrence import Steps, zero_invalid
 from seqjax.ops.matmul import matmul
 from seqjax.ops.shift import spread
 from seqjax.ops.zero_cotangent import zero_cotangent
@@ -100,12 +100,7 @@ def _valid_first(valid: jax.Array, rank: jax.Array, series: PyTree) -> PyTree:
     place = jnp.where(valid, rank, rank.shape[0])
     numbers = jnp.arange(rank.shape[0], dtype=rank.dtype)
     order = jnp.zeros_like(rank).at[place].set(numbers, mode="drop")
-    within = numbers <= rank[-1]
-
-    def moved(a: jax.Array) -> jax.Array:
-        return jax.vmap(where, (0, 0, None))(within, a[order], jnp.zeros_like(a[0]))
-
-    return jax.tree.map(moved, series)
+    return zero_invalid(numbers <= rank[-1], jax.tree.map(lambda a: a[order], series))
 
 
 def _cut_before(reached: jax.Array, rows: jax.Array, numbers: jax.Array) -> jax.Array:

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from seqjax import _checks
 from seqjax._types import Key, PyTree
+from seqjax.models._uniform import uniform
 from seqjax.ops.matmul import matmul
 
 
@@ -35,11 +37,7 @@ def init(
         "output_kernel": ((hidden_size, output_size), hidden_size**-0.5),
         "output_bias": ((output_size,), hidden_size**-0.5),
     }
-    keys = _checks.keys(key, len(shapes))
-    return {
-        name: jax.random.uniform(k, shape, dtype, -bound, bound)
-        for k, (name, (shape, bound)) in zip(keys, shapes.items(), strict=True)
-    }
+    return uniform(_checks.keys(key, len(shapes)), shapes, dtype)
 
 
 def layers(activation: Callable, params: PyTree, hidden: jax.Array) -> Layers:
@@ -52,3 +50,14 @@ def layers_vjp(activation: Callable, params: PyTree, z: Layers, dz: Layers) -> j
     """The cotangent of the hidden layer: what comes through the output layer, and dz.hidden."""
     d_activated = matmul(dz.output, params["output_kernel"].T)
     return dz.hidden + jax.vjp(activation, z.hidden)[1](d_activated)[0]
+
+
+def output(activation: Callable | None, z: Layers) -> jax.Array:
+    """The outputs g(z.output); g is the identity if None."""
+    return z.output if activation is None else activation(z.output)
+
+
+def output_vjp(activation: Callable | None, z: Layers, dy: jax.Array) -> Layers:
+    """The cotangent of the pre-activations: of the outputs alone."""
+    dz = dy if activation is None else jax.vjp(activation, z.output)[1](dy)[0]
+    return Layers(jnp.zeros_like(z.hidden), dz)

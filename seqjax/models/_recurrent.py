@@ -10,6 +10,7 @@ from seqjax import _checks
 from seqjax._static import call_text, static_partial
 from seqjax._tree import cast
 from seqjax._types import Key, PyTree
+from seqjax.models._uniform import uniform
 from seqjax.models.cell import Cell
 
 
@@ -77,15 +78,12 @@ def _init(
     """U(±1/√H), as PyTorch; a learned h(-1) begins at zero."""
     bound = hidden_size**-0.5
     shapes = {
-        "kernel": (input_size, gates * hidden_size),
-        "recurrent_kernel": (hidden_size, gates * hidden_size),
-        "bias": (gates * hidden_size,),
+        "kernel": ((input_size, gates * hidden_size), bound),
+        "recurrent_kernel": ((hidden_size, gates * hidden_size), bound),
+        "bias": ((gates * hidden_size,), bound),
     }
     *keys, key_extra = _checks.keys(key, len(shapes) + 1)
-    params = {
-        name: jax.random.uniform(k, shape, dtype, -bound, bound)
-        for k, (name, shape) in zip(keys, shapes.items(), strict=True)
-    }
+    params = uniform(keys, shapes, dtype)
     if extra_params is not None:
         params = extra_params(key_extra, params, bound)
     if zeros is not None:

@@ -12,6 +12,7 @@ from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.recurrence import Steps, over_steps
 from seqjax.models._layer import Layer
+from seqjax.models._uniform import uniform
 from seqjax.ops.matmul import matmul
 
 __all__ = ["dense"]
@@ -68,12 +69,11 @@ class Dense(Layer):
 
     def init(self, key: Key) -> dict[str, jax.Array]:
         bound = self.input_size**-0.5
-        draw = lambda k, *shape: jax.random.uniform(k, shape, self.param_dtype, -bound, bound)
-        kernel_key, bias_key = _checks.keys(key, 2)
-        return {
-            "kernel": draw(kernel_key, self.input_size, self.output_size),
-            "bias": draw(bias_key, self.output_size),
+        shapes = {
+            "kernel": ((self.input_size, self.output_size), bound),
+            "bias": ((self.output_size,), bound),
         }
+        return uniform(_checks.keys(key, len(shapes)), shapes, self.param_dtype)
 
     def initial_state(self, params: PyTree) -> tuple[()]:
         return ()

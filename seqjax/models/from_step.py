@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from seqjax import _checks
 from seqjax._static import call_text, static_partial
-from seqjax._tree import size_in_bytes
+from seqjax._tree import size_in_bytes, step_spec
 from seqjax._types import Init, InitialState, PyTree, Step
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.model import Model, NoInitialState
@@ -100,8 +100,7 @@ class StepModel(Model):
     def scan(
         self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
     ) -> tuple[PyTree, PyTree]:
-        x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
-        y = jax.eval_shape(self.step, params, state, x)[1]
+        y = jax.eval_shape(self.step, params, state, step_spec(xs))[1]
         y = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), y)
         reset_state = None if steps.reset is None else StepCarry(self.initial_state(params), y)
         rec = StepRecurrence(lambda params, carry, x: StepCarry(*self.step(params, carry.state, x)))

@@ -134,7 +134,7 @@ def preactivate_vjp(
 def activate(
     decay: float, output_activation: Callable | None, z: _feedback.Layers, h_prev: JordanState
 ) -> JordanState:
-    y = z.output if output_activation is None else output_activation(z.output)
+    y = _feedback.output(output_activation, z)
     return JordanState(y, decay * zero_cotangent(h_prev.mean) + (1 - decay) * y)
 
 
@@ -147,9 +147,7 @@ def activate_vjp(
     dh: JordanState,
 ) -> tuple[_feedback.Layers, None]:
     dy = dh.y + (1 - decay) * dh.mean
-    if output_activation is not None:
-        dy = jax.vjp(output_activation, z.output)[1](dy)[0]
-    return _feedback.Layers(jnp.zeros_like(z.hidden), dy), None
+    return _feedback.output_vjp(output_activation, z, dy), None
 
 
 def readout(params: PyTree, h: JordanState) -> jax.Array:

@@ -116,7 +116,7 @@ class Feedback:
         return _feedback.layers(self.activation, params, hidden)
 
     def output(self, z: Layers) -> jax.Array:
-        return z.output if self.output_activation is None else self.output_activation(z.output)
+        return _feedback.output(self.output_activation, z)
 
     @property
     def history(self) -> Delays:
@@ -144,9 +144,7 @@ class Feedback:
     def activate_vjp(
         self, z: Layers, ys: jax.Array, y: jax.Array, dy: jax.Array
     ) -> tuple[Layers, None]:
-        if self.output_activation is not None:
-            dy = jax.vjp(self.output_activation, z.output)[1](dy)[0]
-        return Layers(jnp.zeros_like(z.hidden), dy), None
+        return _feedback.output_vjp(self.output_activation, z, dy), None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -15,6 +15,7 @@ from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.recurrence import Steps, over_steps
 from seqjax.models._delay_line import check_delays, extend, read_line, read_series
 from seqjax.models._layer import Layer
+from seqjax.models._uniform import uniform
 from seqjax.ops.matmul import add_bias
 
 __all__ = ["tdnn"]
@@ -88,9 +89,8 @@ class TDNN(Layer):
     def init(self, key: Key) -> dict[str, jax.Array]:
         kernel = (len(self.delays), self.input_size, self.output_size)
         bound = math.prod(kernel[:2]) ** -0.5
-        draw = lambda k, *shape: jax.random.uniform(k, shape, self.param_dtype, -bound, bound)
-        kernel_key, bias_key = _checks.keys(key, 2)
-        return {"kernel": draw(kernel_key, *kernel), "bias": draw(bias_key, self.output_size)}
+        shapes = {"kernel": (kernel, bound), "bias": ((self.output_size,), bound)}
+        return uniform(_checks.keys(key, len(shapes)), shapes, self.param_dtype)
 
     def initial_state(self, params: PyTree) -> jax.Array:
         return jnp.zeros((self.delays[-1], self.input_size), self.dtype)

@@ -24,6 +24,7 @@ __all__ = [
     "eval_jaxpr",
     "explicit_mesh",
     "has_explicit_axes",
+    "inner_jaxprs",
     "is_impure",
     "is_staged",
     "mapped_size",

@@ -1,6 +1,6 @@
 """What a program is made of."""
 
-import jax
+from seqjax.ops._jax import inner_jaxprs
 
 
 def scans(jaxpr):
@@ -8,7 +8,5 @@ def scans(jaxpr):
     for equation in jaxpr.eqns:
         if equation.primitive.name == "scan":
             yield equation
-        for value in jax.tree.leaves(tuple(equation.params.values())):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from scans(inner)
+        for inner in inner_jaxprs(equation):
+            yield from scans(inner)
