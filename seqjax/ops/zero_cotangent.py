@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax._tree import is_inexact
 from seqjax._types import PyTree
 from seqjax.ops._jax import Primitive, ad, batching, mlir, zero_tangent
 
@@ -25,7 +24,7 @@ def zero_cotangent(value: PyTree, *, again: bool = False) -> PyTree:
       again: whether the function that reads the result may apply `zero_cotangent` itself. The
         derivative is then an array of zeros; a symbolic zero would be lost to the next order.
     """
-    return jax.tree.map(lambda a: PRIMITIVE.bind(a, again=again) if is_inexact(a) else a, value)
+    return jax.tree.map(lambda a: PRIMITIVE.bind(a, again=again), value)
 
 
 def _batch(operands: Any, axes: Any, again: bool) -> Any:

@@ -72,13 +72,20 @@ def test_a_constant_is_left_where_it_is():
     assert [const.shape for const in remaining.consts] == [()]
 
 
-def test_effects_stay_in_the_loop():
-    def function(params, x):
-        jax.debug.callback(lambda value: None, params)
-        return params + x
+def effect(value):
+    jax.debug.callback(lambda value: None, value)
+    return value
 
+
+def callback(value):
+    return jax.pure_callback(lambda value: value, jax.ShapeDtypeStruct((), value.dtype), value)
+
+
+@pytest.mark.parametrize("of_params", [effect, jax.jit(effect), callback])
+def test_effects_and_callbacks_stay_in_the_loop(of_params):
+    function = lambda params, x: of_params(params) + x
     remaining = jax.make_jaxpr(rest_of(function, jnp.array(2.0), jnp.array(1.0)))(jnp.array(3.0))
-    assert "debug_callback" in str(remaining)
+    assert "callback" in str(remaining)
 
 
 def test_what_is_known_of_a_step_is_computed_for_all_steps_in_parallel():
@@ -99,6 +106,7 @@ def test_what_is_known_of_a_step_is_computed_for_all_steps_in_parallel():
         )
     )
     assert len(once) == 1
+    assert len(of_steps) == 2
     assert "sinh" not in loop
     assert "cosh" not in loop
     ours = jax.vmap(hoisted.rest, (None, 0, 0))(once, of_steps, lam)

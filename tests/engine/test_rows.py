@@ -8,7 +8,7 @@ from support.comparison import assert_close
 
 import seqjax as sj
 from seqjax.ops.matmul import add_bias
-from seqjax.ops.shift import shifted
+from seqjax.ops.shift import shifted, spread
 
 DRAW = np.random.default_rng(0)
 X, KERNEL, BIAS = (jnp.asarray(DRAW.standard_normal(s)) for s in ((4, 6, 5), (5, 7), (7,)))
@@ -131,6 +131,51 @@ def test_shifted_is_a_concatenation(transform):
     )
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-14, atol=0)
+
+
+STARTS = jnp.asarray(DRAW.standard_normal((4, 3)))
+SPREAD = {
+    "one": lambda f: lambda x, like: f(x[0], like[0]),
+    "batch": jax.vmap,
+    "of one start": lambda f: lambda x, like: jax.vmap(f, (None, 0))(x[0], like),
+    "for one series": lambda f: lambda x, like: jax.vmap(f, (0, None))(x, like[0]),
+    "batch behind time": lambda f: lambda x, like: jax.vmap(f, (0, 1))(x, like.T),
+    "nested": lambda f: jax.vmap(jax.vmap(f, (None, 0)), (0, None)),
+    "gradient": lambda f: jax.grad(
+        lambda x, like: jnp.sum(jnp.sin(jax.vmap(f, (None, 0))(x[0], like)) * like[:, None, :1])
+    ),
+    "gradient by like": lambda f: jax.grad(
+        lambda x, like: jnp.sum(jnp.sin(jax.vmap(f)(x, like)) * like[:, None, :1]), 1
+    ),
+}
+
+
+@pytest.mark.parametrize("transform", SPREAD.values(), ids=SPREAD)
+def test_spread_is_a_broadcast(transform):
+    like = jnp.asarray(DRAW.standard_normal((4, 2)))
+    broadcast = lambda x, like: jnp.broadcast_to(x, (5, 3)) + 0 * like[0]
+    functions = lambda x, like: spread(x, like, 5), broadcast
+    ours, theirs = (transform(f)(STARTS, like) for f in functions)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [add_bias, shifted, lambda y, bias: spread(bias, y[0], 4)],
+    ids=["add", "shift", "spread"],
+)
+def test_a_result_that_gets_no_cotangent(operation):
+    """Not zeros: none at all, as of an operand that a rule of the user's own gives None."""
+    ignored = jax.custom_vjp(lambda unused, x: x)
+    ignored.defvjp(lambda unused, x: (x, None), lambda _, cotangent: (None, cotangent))
+    operands = (FIRST[0], SERIES[0]) if operation is shifted else (SERIES[0], FIRST[0])
+
+    def loss(a, b):
+        return jnp.sum(ignored(operation(a, b), 2 * a)) + jnp.sum(3 * b)
+
+    of_a, of_b = jax.jit(jax.grad(loss, (0, 1)))(*operands)
+    assert np.all(of_a == 2)
+    assert np.all(of_b == 3)
 
 
 def test_a_shifted_series_of_random_keys():

@@ -9,7 +9,7 @@ from support.oracles import gradient
 from support.table import a_few_now, problem
 
 import seqjax as sj
-from seqjax.engine.schedule import batch_size, schedule
+from seqjax.engine.schedule import batch_size, divisor, schedule
 
 I = 3  # noqa: E741
 
@@ -46,6 +46,7 @@ def test_on_a_cpu_chunks_fit_the_cache_and_elsewhere_there_are_none():
         "preactivations",
     )  # 15.3 fit
     assert schedule(127, 4 * size, 2 * size, "cpu") == (15, "preactivations")  # a prime number
+    assert schedule(254, 31_250, 10**4, "cpu") == (64, "preactivations")  # not 127, half of it
     assert schedule(128, size, size, "cpu") == (None, "preactivations")
     assert schedule(10**6, size, size, "cpu") == (64, "preactivations")
     assert schedule(10**6, 512, 512, "cpu") == (4000, "states")
@@ -61,6 +62,15 @@ def test_a_series_of_gates_that_fits_is_cut_in_four_if_it_is_long():
     assert schedule(1024, 1024, 1024, "cpu") == (None, "preactivations")
     assert schedule(300, 2048, 1024, "cpu") == (150, "preactivations")
     assert schedule(128, 2048, 1024, "cpu") == (None, "preactivations")
+
+
+def test_the_divisor_is_near():
+    """More than half of what is asked for, and no more than the most."""
+    found = [divisor(steps, 10, most) for steps, most in ((12, 10), (25, 10), (10, 10), (11, 10))]
+    assert found == [6, None, 10, None]
+    assert divisor(22, 10, 11) == 11
+    assert divisor(48, 10, 15) in (8, 12)  # as near as each other
+    assert divisor(72, 10, 15) == 9
 
 
 def test_what_the_caller_chooses_stays():
