@@ -14,11 +14,16 @@ from seqjax.models.elman import elman
 from seqjax.models.from_step import from_step
 from seqjax.models.gru import gru
 from seqjax.models.jordan import JordanState, jordan
+from seqjax.models.lru import lru
 from seqjax.models.lstm import LSTMState, lstm
 from seqjax.models.memory import MemoryState, memory
+from seqjax.models.min_gru import min_gru
+from seqjax.models.min_lstm import min_lstm
 from seqjax.models.narx import NARXState, narx
 from seqjax.models.narx_open_loop import teacher_force, warm_start
+from seqjax.models.rg_lru import rg_lru
 from seqjax.models.rnn import rnn
+from seqjax.models.s5 import s5
 from seqjax.models.tdnn import tdnn
 from seqjax.ops.matmul import matmul
 
@@ -40,11 +45,16 @@ __all__ = [
     "gru",
     "interop",
     "jordan",
+    "lru",
     "lstm",
     "matmul",
     "memory",
+    "min_gru",
+    "min_lstm",
     "narx",
+    "rg_lru",
     "rnn",
+    "s5",
     "sample",
     "stack",
     "static_partial",

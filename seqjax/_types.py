@@ -9,6 +9,7 @@ __all__ = [
     "Activate",
     "ActivateVJP",
     "Array",
+    "Coefficients",
     "Init",
     "InitialState",
     "Key",
@@ -62,6 +63,12 @@ class Activate(Protocol):
     """h(t), from z(t) and h(t-1)."""
 
     def __call__(self, z: PyTree, h_prev: PyTree, /) -> PyTree: ...
+
+
+class Coefficients(Protocol):
+    """(a(t), b(t)) of h(t) = a(t) ∘ h(t-1) + b(t), from z(t)."""
+
+    def __call__(self, z: PyTree, /) -> tuple[PyTree, PyTree]: ...
 
 
 class Readout(Protocol):

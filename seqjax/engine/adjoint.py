@@ -12,12 +12,13 @@ import jax
 from seqjax import _checks
 from seqjax._tree import at_step, length_of
 from seqjax._types import PyTree
+from seqjax.engine.affine import Affine, affine_scan
 from seqjax.engine.bptt import PREACTIVATIONS, STATES, bptt
 from seqjax.engine.chunks import scan_chunks, truncation
 from seqjax.engine.history import LAST_STEP, History
 from seqjax.engine.plain_scan import clip_cotangent, plain_scan, widened
-from seqjax.engine.recurrence import Recurrence, Steps
-from seqjax.engine.schedule import STORES, Store, schedule
+from seqjax.engine.recurrence import Recurrence, Steps, over_steps
+from seqjax.engine.schedule import SCANS, STORES, Scan, Store, in_parallel, schedule
 from seqjax.ops.hoist import hoist
 from seqjax.ops.reverse_mode import reverse_mode_only
 
@@ -57,7 +58,7 @@ class Adjoint(abc.ABC):
         """Runs `window(params, state, (xs, steps)) -> (state, ys)` over a series, T ≥ 1."""
 
     @abc.abstractmethod
-    def scan(
+    def scan_states(
         self,
         rec: Recurrence,
         params: PyTree,
@@ -69,6 +70,19 @@ class Adjoint(abc.ABC):
     ) -> tuple[PyTree, PyTree]:
         """Runs `rec` over one window; returns the state at its end and all h, [T, …]."""
 
+    def scan_affine(
+        self,
+        rec: Affine,
+        params: PyTree,
+        state: PyTree,
+        reset_state: PyTree,
+        xs: PyTree,
+        steps: Steps,
+    ) -> tuple[PyTree, PyTree]:
+        """The same for an affine recurrence, whose steps read xs."""
+        u = over_steps(rec.project, params, xs)
+        return self.scan_states(rec, params, state, reset_state, u, steps)
+
 
 @dataclass(frozen=True)
 class Autodiff(Adjoint):
@@ -78,7 +92,7 @@ class Autodiff(Adjoint):
     against. Forward over reverse (`jax.hessian`) works with either.
     """
 
-    def scan(
+    def scan_states(
         self,
         rec: Recurrence,
         params: PyTree,
@@ -136,6 +150,9 @@ class BPTT(Adjoint):
       clip: a bound on every element of λ(t) at every valid step, on the modulus of a complex one
         (Graves 2013, arXiv:1308.0850, section 2.1). The gradient is then no longer that of the
         function.
+      scan: how cells with `coefficients` run, forward and backward: in a "loop", or as an
+        "associative" scan (Blelloch 1990), which other models refuse, and which cannot clip. If
+        None, chosen from the backend and the number of steps, for each cell.
 
     A step that calls back into Python (`jax.debug.callback`, `jax.pure_callback`, …) or names a
     mapped axis (`jax.lax.pmean`) does not run in parallel with others: it is differentiated by
@@ -146,13 +163,14 @@ class BPTT(Adjoint):
 
     >>> import seqjax as sj
     >>> sj.BPTT(truncate=50, clip=1.0)
-    BPTT(chunk=None, store=None, truncate=50, clip=1.0)
+    BPTT(chunk=None, store=None, truncate=50, clip=1.0, scan=None)
     """
 
     chunk: int | None = None
     store: Store | None = None
     truncate: int | None = None
     clip: float | None = None
+    scan: Scan | None = None
 
     def __post_init__(self) -> None:
         for name in ("chunk", "truncate"):
@@ -162,6 +180,11 @@ class BPTT(Adjoint):
             _checks.number("clip", self.clip, above=0)
         if self.store is not None:
             _checks.choice("store", self.store, STORES)
+        if self.scan is not None:
+            _checks.choice("scan", self.scan, SCANS)
+        if self.scan == "associative" and self.clip is not None:
+            expected = '"loop" or None where clip is given, which acts step by step'
+            raise ValueError(_checks.mismatch("scan", expected, repr(self.scan)))
 
     def resolve(self, steps: int, preactivation_bytes: int, state_bytes: int) -> Adjoint:
         chunk, store = schedule(steps, preactivation_bytes, state_bytes, jax.default_backend())
@@ -173,13 +196,19 @@ class BPTT(Adjoint):
         return reverse_mode_only(operands)
 
     def stepwise(self) -> Adjoint:
+        self._refuse_associative()
         return _PlainBPTT(**vars(self))
+
+    def _refuse_associative(self) -> None:
+        if self.scan == "associative":
+            expected = "None where a part of the model is not an affine cell (no `coefficients`)"
+            raise ValueError(_checks.mismatch("scan", expected, repr(self.scan)))
 
     @property
     def bounds_memory(self) -> bool:
         return self.chunk is not None or self.store is not None
 
-    def scan(
+    def scan_states(
         self,
         rec: Recurrence,
         params: PyTree,
@@ -189,8 +218,23 @@ class BPTT(Adjoint):
         steps: Steps,
         history: History = LAST_STEP,
     ) -> tuple[PyTree, PyTree]:
+        self._refuse_associative()
         keep_z = self.store == "preactivations"
         return bptt(rec, params, state, reset_state, u, steps, history, self.clip, keep_z)
+
+    def scan_affine(
+        self,
+        rec: Affine,
+        params: PyTree,
+        state: PyTree,
+        reset_state: PyTree,
+        xs: PyTree,
+        steps: Steps,
+    ) -> tuple[PyTree, PyTree]:
+        parallel = self.scan == "associative"
+        if self.scan is None and self.clip is None:
+            parallel = in_parallel(length_of(xs), jax.default_backend())
+        return affine_scan(rec, params, state, reset_state, xs, steps, parallel, self.clip)
 
     def bound(self, h: PyTree) -> PyTree:
         return h if self.clip is None else clip_cotangent(self.clip, h)

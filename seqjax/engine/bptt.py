@@ -35,7 +35,7 @@ from seqjax.engine.recurrence import Recurrence, Steps, Traced, fill, over_steps
 from seqjax.ops.hoist import Hoisted, hoist
 from seqjax.ops.zero_cotangent import zero_cotangent
 
-__all__ = ["bptt", "local_vjps"]
+__all__ = ["PREACTIVATIONS", "STATES", "bptt", "local_vjps", "named", "outside"]
 
 STATES, PREACTIVATIONS = "seqjax.states", "seqjax.preactivations"
 
@@ -82,7 +82,7 @@ def bptt(
         steps,
     )
     last, states, z = run
-    states = _named(states, STATES)
+    states = named(states, STATES)
     # Here the states are constants: h gets its gradient through λ alone, and the weights and u get
     # theirs through `formed`.
     entering = history.entering(state, reset_state, states, steps)
@@ -90,7 +90,7 @@ def bptt(
     formed = over_steps(traced.preactivate, weights, entering, u)
     # What JAX differentiates is `formed`. Where the forward pass kept its own z, that is the
     # value, and computing `formed` is dead code.
-    z = _reroute_cotangent(_named(z, PREACTIVATIONS), formed) if keep_z else formed
+    z = _reroute_cotangent(named(z, PREACTIVATIONS), formed) if keep_z else formed
     closed_over, step_vjp = step_vjp.closed_over, step_vjp._replace(closed_over=[])
     static = _Static((step_vjp, history, clip))
     return _adjoint(static, closed_over, weights, state, reset_state, u, z, states, steps, last)
@@ -150,7 +150,7 @@ def _derived_activate_vjp(
     return jax.vjp(activate, z_t, h_prev)[1](d_h_t)
 
 
-def _named(tree: PyTree, name: str) -> PyTree:
+def named(tree: PyTree, name: str) -> PyTree:
     """Named for `jax.checkpoint`; a complex array in two parts, since it cannot save one."""
 
     def named(a: jax.Array) -> jax.Array:
@@ -224,7 +224,7 @@ def _adjoint_bwd(static: _Static, operands: tuple, cotangents: tuple) -> tuple:
     if steps.valid is None and step_vjp.result[1] is None and history == LAST_STEP:
         # No gradient crosses a step (Elman's copy): λ(t) is what comes from outside, and
         # nothing is left to loop over.
-        dz, _ = jax.vmap(step)(local, _outside(lam, d_states, inexact(states)))
+        dz, _ = jax.vmap(step)(local, outside(lam, d_states, inexact(states)))
         return None, None, None, None, None, returned(z, dz), None, None, None  # as below
     d_reset_state = None
     if steps.reset is not None:  # summed over all resets
@@ -241,7 +241,7 @@ def _adjoint_bwd(static: _Static, operands: tuple, cotangents: tuple) -> tuple:
     return None, None, d_state, d_reset_state, None, dz, None, None, None
 
 
-def _outside(d_last: list, d_states: list, states: list) -> list:
+def outside(d_last: list, d_states: list, states: list) -> list:
     """∂L/∂h(t) from outside, for all t: that of the last state is added at T-1."""
     d_states = instantiate(d_states, states)
     # Not `at[-1].add`: a scatter over a batch with explicit axes has to be told its sharding.

@@ -7,10 +7,12 @@ import jax
 from seqjax._types import PyTree
 from seqjax.ops._jax import mapped_size
 
-__all__ = ["STORES", "Store", "batch_size", "divisor", "schedule"]
+__all__ = ["SCANS", "STORES", "Scan", "Store", "batch_size", "divisor", "in_parallel", "schedule"]
 
 Store = Literal["states", "preactivations", "chunk_starts"]
 STORES = get_args(Store)
+Scan = Literal["loop", "associative"]
+SCANS = get_args(Scan)
 
 
 def schedule(
@@ -39,6 +41,17 @@ def schedule(
     return divisor(steps, about, about * 3 // 2) or about, store
 
 
+def in_parallel(steps: int, backend: str) -> bool:
+    """Whether an affine recurrence runs as an associative scan.
+
+    It does log T times the work of a loop and moves as much more memory: on a CPU the loop is
+    faster at every size (benchmarks/affine.py). On an accelerator each step of a loop waits for a
+    launch, whatever its size.
+    """
+    # A symbolic number of steps, in `jax.export`, cannot be halved.
+    return backend != "cpu" and isinstance(steps, int) and steps > 16
+
+
 def divisor(steps: int, about: int, most: int) -> int | None:
     """The divisor of `steps` nearest to `about`, more than half of it and at most `most`.
 
@@ -54,4 +67,4 @@ def batch_size(tree: PyTree) -> int:
     The axes that it maps do not show in a shape, but on the tracers that stand for the arrays.
     A `jit` between `vmap` and here hides them; the choice made of them is one of speed alone.
     """
-    return max((mapped_size(leaf) for leaf in jax.tree.leaves(tree)), default=1)
+    return max(mapped_size(leaf) for leaf in jax.tree.leaves(tree))

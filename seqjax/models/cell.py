@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._static import with_dtypes
+from seqjax._static import static_partial, with_dtypes
 from seqjax._tree import cast, size_in_bytes
 from seqjax._types import (
     Activate,
     ActivateVJP,
+    Coefficients,
     Init,
     InitialState,
     Preactivate,
@@ -22,12 +24,14 @@ from seqjax._types import (
     Readout,
 )
 from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.affine import affine_step, input_as_preactivation
 from seqjax.engine.model import Model, check_step
 from seqjax.engine.recurrence import Steps, fill, over_steps
 
 __all__ = ["Cell"]
 
 RULED = ("activate", "preactivate")  # the functions that may have a rule
+DERIVED = (affine_step, input_as_preactivation)
 
 
 def _identity(params: PyTree, value: PyTree) -> PyTree:
@@ -45,12 +49,23 @@ class Cell(Model):
 
     u, z, h and y are pytrees; h is the state. Its batch axes come from `vmap`.
 
+    An affine cell has one function in place of `preactivate`, `activate` and their rules:
+
+        (a(t), b(t)) = coefficients(z(t)),  z(t) = u(t)
+        h(t) = a(t) ∘ h(t-1) + b(t)
+
+    Its rule follows, and it may run as an associative scan (`BPTT(scan=…)`).
+
     Attributes:
       init: `init(key) -> params`.
       initial_state: `initial_state(params) -> h(-1)`.
-      preactivate, activate: as above.
+      preactivate, activate: as above; of an affine cell they follow from `coefficients`.
+      coefficients: as above: `coefficients(z) -> (a, b)`, both with the structure, the shapes and
+        the dtypes of the state, floating or complex. An `a` made of parameters alone is not
+        repeated over time.
       project: as above; u(t) = x(t) if left out.
       readout: as above; y(t) = h(t) if left out.
+      feedthrough: `feedthrough(params, x(t))`, added to y(t) (the D of a state-space model).
       activate_vjp: the rule `(z, h_prev, h, dh) -> (dz, dh_prev)`, [∂h/∂z]ᵀ dh and [∂h/∂h_prev]ᵀ dh
         at fixed z: ∇_Z = ∇_h f'(Z). JAX's own where None. Must be linear in dh. Written as
         dh times a factor, `dh * (a * b)`, the factor is computed for all t at once.
@@ -60,6 +75,7 @@ class Cell(Model):
       input_spec: shape and dtype of x(t), checked if given.
       dtype: what the parameters are cast to before they are used (by all but `initial_state`,
         which makes its arrays in this dtype itself); left alone if None.
+      uncast: names of parameters, of a dict, that stay as they are: those of a slow decay, say.
       name: what `repr` shows: a name, or the call that makes the cell.
 
     `dataclasses.replace` makes a cell with other attributes. With another `activate` or
@@ -86,22 +102,28 @@ class Cell(Model):
 
     init: Init
     initial_state: InitialState
-    preactivate: Preactivate
-    activate: Activate
+    preactivate: Preactivate = None  # type: ignore[assignment]  # never None once it is made
+    activate: Activate = None  # type: ignore[assignment]  # never None once it is made
+    coefficients: Coefficients | None = None
     project: Project = _identity
     readout: Readout = _identity
+    feedthrough: Project | None = None
     activate_vjp: ActivateVJP | None = None
     preactivate_vjp: PreactivateVJP | None = None
     input_spec: jax.ShapeDtypeStruct | None = None
     dtype: Any = None
+    uncast: tuple[str, ...] = ()
     name: str = "cell"
     _pairs: dict | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("activate_vjp", "preactivate_vjp", "coefficients", "feedthrough"):
+            _checks.part(name, getattr(self, name), optional=True)
+        self._derive_from_coefficients()
         for name in ("init", "initial_state", "preactivate", "activate", "project", "readout"):
             _checks.part(name, getattr(self, name))
-        for name in ("activate_vjp", "preactivate_vjp"):
-            _checks.part(name, getattr(self, name), optional=True)
+        for name in _checks.instance("uncast", self.uncast, tuple, "a tuple of strings"):
+            _checks.instance("uncast", name, str, "a tuple of strings")
         _checks.spec("input_spec", self.input_spec)
         _checks.instance("name", self.name, str, "a string")
         if self.dtype is not None:
@@ -115,6 +137,21 @@ class Cell(Model):
                 given = f"the old rule with another {name}"
                 raise ValueError(_checks.mismatch(f"{name}_vjp", expected, given))
         object.__setattr__(self, "_pairs", pairs)
+
+    def _derive_from_coefficients(self) -> None:
+        if self.coefficients is None:
+            return
+        derived = {
+            "preactivate": input_as_preactivation,
+            "activate": static_partial(affine_step, self.coefficients),
+        }
+        for name in (*RULED, *(f"{name}_vjp" for name in RULED)):
+            value = getattr(self, name)
+            # `dataclasses.replace` hands on what was derived from the coefficients of before.
+            if value is not None and getattr(value, "func", value) not in DERIVED:
+                expected = "None beside coefficients, from which it follows"
+                raise ValueError(_checks.mismatch(name, expected, _checks.describe(value)))
+            object.__setattr__(self, name, derived.get(name))
 
     def __repr__(self) -> str:
         if not self.name.endswith(")"):
@@ -133,7 +170,7 @@ class Cell(Model):
         params = self._cast(params)
         z = self.preactivate(params, state, self.project(params, x))
         state = bound(self.activate(z, state))
-        return state, self.readout(params, state)
+        return state, self._output(params, state, x)
 
     def preactivation_bytes(self, params: PyTree, state: PyTree, x: PyTree) -> int:
         def preactivations(params: PyTree, state: PyTree, x: PyTree) -> PyTree:
@@ -147,9 +184,29 @@ class Cell(Model):
     ) -> tuple[PyTree, PyTree]:
         reset_state = state if steps.reset is None else self.initial_state(params)
         params = self._cast(params)
-        u = over_steps(self.project, params, xs)
-        state, states = adjoint.scan(self, params, state, reset_state, u, steps)
-        return state, over_steps(self.readout, params, fill(steps.valid, states))
+        if self.coefficients is not None:
+            state, states = adjoint.scan_affine(
+                self,  # type: ignore[arg-type]  # has coefficients
+                params,
+                state,
+                reset_state,
+                xs,
+                steps,
+            )
+        else:
+            u = over_steps(self.project, params, xs)
+            state, states = adjoint.scan_states(self, params, state, reset_state, u, steps)
+        return state, over_steps(self._output, params, fill(steps.valid, states), xs)
+
+    def _output(self, params: PyTree, h: PyTree, x: PyTree) -> PyTree:
+        y = self.readout(params, h)
+        if self.feedthrough is None:
+            return y
+        through = _checks.tree("what feedthrough returns", self.feedthrough(params, x), y)
+        return jax.tree.map(jnp.add, y, through)
 
     def _cast(self, params: PyTree) -> PyTree:
-        return params if self.dtype is None else cast(params, self.dtype)
+        if self.dtype is None:
+            return params
+        uncast = {name: params[name] for name in self.uncast}
+        return cast(params, self.dtype) | uncast if uncast else cast(params, self.dtype)

@@ -104,5 +104,7 @@ class StepModel(Model):
         y = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), y)
         reset_state = None if steps.reset is None else StepCarry(self.initial_state(params), y)
         rec = StepRecurrence(lambda params, carry, x: StepCarry(*self.step(params, carry.state, x)))
-        last, carries = adjoint.scan(rec, params, StepCarry(state, y), reset_state, xs, steps)
+        last, carries = adjoint.scan_states(
+            rec, params, StepCarry(state, y), reset_state, xs, steps
+        )
         return last.state, carries.y

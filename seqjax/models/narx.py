@@ -202,7 +202,9 @@ class NARX(Layer):
         line, u = self.read_inputs(params, state, xs, steps)
         reset_state = None if steps.reset is None else jnp.zeros_like(state.ys)
         history = self.feedback.history
-        last, ys = adjoint.scan(self.feedback, params, state.ys, reset_state, u, steps, history)
+        last, ys = adjoint.scan_states(
+            self.feedback, params, state.ys, reset_state, u, steps, history
+        )
         return NARXState(line, last), ys
 
     def read_inputs(

@@ -173,7 +173,7 @@ class MixedLoop(OpenLoop):
         reset_state = None if steps.reset is None else jnp.zeros_like(ys)
         u = us, measured, forced
         rec, history = MixedFeedback(feedback), feedback.history
-        ys, rows = adjoint.scan(rec, params, ys, reset_state, u, steps, history)
+        ys, rows = adjoint.scan_states(rec, params, ys, reset_state, u, steps, history)
         return NARXState(x_line, _fed(ys)), rows[:, self.model.output_size :]
 
 

@@ -32,6 +32,7 @@ class Hoisted(NamedTuple):
         them arguments like any other. A `custom_vjp` cannot close over what is differentiated.
       result: the structure of the result, its leaves without values.
       skipped: whether an operation was taken for the identity.
+      of_params: the structure of the result: which leaves depend on parameters and nothing else.
     """
 
     once: Callable[[list, PyTree], list]
@@ -40,6 +41,7 @@ class Hoisted(NamedTuple):
     closed_over: list
     result: PyTree
     skipped: bool
+    of_params: PyTree
 
 
 def hoist(
@@ -112,4 +114,7 @@ def hoist(
         results = eval_jaxpr(run_rest, (), *values, *of_step, *jax.tree.leaves(args))
         return jax.tree.unflatten(structure, results)
 
-    return Hoisted(once, per_step, rest, list(closed.consts), result, jaxpr is not closed.jaxpr)
+    skipped = jaxpr is not closed.jaxpr
+    of_params = [not isinstance(v, Literal) and level[v] == 0 for v in jaxpr.outvars]
+    of_params = jax.tree.unflatten(structure, of_params)
+    return Hoisted(once, per_step, rest, list(closed.consts), result, skipped, of_params)

@@ -35,10 +35,11 @@ import seqjax as sj
 
 # Every public function with arguments that it takes.
 CALLS = {
-    "BPTT": (bptt, {"chunk": None, "store": None, "truncate": None, "clip": None}),
+    "BPTT": (bptt, {"chunk": None, "store": None, "truncate": None, "clip": None, "scan": None}),
     "Cell": (
         sj.Cell,
-        {f.name: getattr(CELL, f.name) for f in dataclasses.fields(sj.Cell) if f.name[0] != "_"},
+        {f.name: getattr(CELL, f.name) for f in dataclasses.fields(sj.Cell) if f.name[0] != "_"}
+        | {"feedthrough": CELL.project},
     ),
     "bidirectional": (
         sj.bidirectional,
@@ -82,6 +83,42 @@ CALLS = {
     ),
     "lstm": (sj.lstm, {**SIZES, "forget_bias": 1.0, "learn_initial_state": True, **DTYPES}),
     "matmul": (sj.matmul, {"x": XS, "kernel": jnp.ones((3, 2)), "bias": None}),
+    "lru": (
+        sj.lru,
+        {**SIZES, "output_size": 2, "r_min": 0.0, "r_max": 1.0, "max_phase": 6.0, **DTYPES},
+    ),
+    "min_gru": (
+        sj.min_gru,
+        {**SIZES, "positive_candidate": True, "learn_initial_state": True, **DTYPES},
+    ),
+    "min_lstm": (
+        sj.min_lstm,
+        {**SIZES, "positive_candidate": True, "learn_initial_state": True, **DTYPES},
+    ),
+    "rg_lru": (
+        sj.rg_lru,
+        {
+            "size": 4,
+            "heads": 2,
+            "c": 8.0,
+            "a_min": 0.9,
+            "a_max": 0.99,
+            "learn_initial_state": True,
+            **DTYPES,
+        },
+    ),
+    "s5": (
+        sj.s5,
+        {
+            **SIZES,
+            "output_size": 2,
+            "blocks": 2,
+            "dt_min": 0.001,
+            "dt_max": 0.1,
+            "timesteps": True,
+            **DTYPES,
+        },
+    ),
     "memory": (
         sj.memory,
         dict.fromkeys(("r", "f", "g", "init", "initial_state"), OWN_FUNCTION)
@@ -171,7 +208,8 @@ WRONG = {
 # Where one of them is right after all.
 NONE_FITS = re.compile(
     "(initial_)?state|length|mask|reset|forced|dtype|param_dtype|chunk|store|truncate|clip|top_k|"
-    "top_p|bias|forget_bias|output_activation|backward|encode|input_spec|(pre)?activate_vjp"
+    "top_p|bias|forget_bias|output_activation|backward|encode|input_spec|(pre)?activate_vjp|"
+    "coefficients|feedthrough|scan"
 )
 FITS = {
     ("Cell", "name", "a string"),

@@ -13,7 +13,7 @@ import optax
 import pytest
 from jax import lax
 from support.comparison import assert_close, floats, is_float, relative_error
-from support.oracles import Gradient, clipper, gradient, gradient_of, naive, weighted
+from support.oracles import Gradient, clipper, grad, gradient, gradient_of, naive, weighted
 from support.table import BY_NAME, CASES, FEW, a_few_now, every_model, normal, parametrized, problem
 
 import seqjax as sj
@@ -37,7 +37,7 @@ def pulled_back(run):
     def pull(at, cotangent):
         outputs, pullback = jax.vjp(run, *at)
         if cotangent is None:
-            cotangent = jax.grad(weighted, allow_int=True)(outputs)
+            cotangent = grad(weighted)(outputs)
         return outputs, Gradient(*pullback(cotangent)[:3])
 
     return jax.jit(pull)

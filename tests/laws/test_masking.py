@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.comparison import assert_close, floats
-from support.oracles import Gradient, gradient, weighted
+from support.oracles import Gradient, grad, gradient, weighted
 from support.table import CASES, a_few_now, every_causal_model, problem
 
 import seqjax as sj
@@ -46,7 +46,7 @@ def test_padding_changes_no_bit(case, adjoint):
             outputs = sj.unroll(model, *at, mask=mask, adjoint=adjoint)
             return weighted(outputs), outputs
 
-        grads, outputs = jax.grad(loss, (0, 1, 2), has_aux=True, allow_int=True)(*at)
+        grads, outputs = grad(loss, (0, 1, 2), has_aux=True)(*at)
         return outputs, Gradient(*grads)
 
     ours, theirs = (everything(params, xs, state) for xs in (spoilt, clean))

@@ -6,11 +6,12 @@ import numpy as np
 
 
 def is_float(leaf) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.floating)
+    """Whether a leaf has derivatives: floating or complex."""
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def floats(tree):
-    """The floating leaves."""
+    """The floating and complex leaves."""
     return [leaf for leaf in jax.tree.leaves(tree) if is_float(leaf)]
 
 

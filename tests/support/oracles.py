@@ -111,13 +111,34 @@ def weighted(outputs, seed=5):
     """A loss of everything that a run returns: another random weight for every number."""
     weights = normal(jax.tree.map(lambda a: a, outputs), seed)
     pairs = zip(floats(weights), floats(outputs), strict=True)
-    return jnp.sin(sum(jnp.sum(w * y) for w, y in pairs))
+    return jnp.sin(sum(jnp.sum(jnp.real(w * y)) for w, y in pairs))
+
+
+class Parts(NamedTuple):
+    """A complex array, for `jax.grad`, which takes none."""
+
+    real: jax.Array
+    imag: jax.Array
+
+
+def grad(function, argnums=0, *, has_aux=False):
+    """`jax.grad` by leaves of any dtype: of integers float0, of complex ones a complex array."""
+    parts = lambda a: Parts(a.real, a.imag) if jnp.iscomplexobj(a) else a
+    whole = lambda p: jax.lax.complex(*p) if isinstance(p, Parts) else p
+    joined = lambda tree: jax.tree.map(whole, tree, is_leaf=lambda p: isinstance(p, Parts))
+
+    def gradient(*args):
+        of_parts = lambda *args: function(*joined(args))
+        found = jax.grad(of_parts, argnums, has_aux, allow_int=True)(*jax.tree.map(parts, args))
+        return (joined(found[0]), found[1]) if has_aux else joined(found)
+
+    return gradient
 
 
 def gradient_of(run, loss=weighted):
     """Jitted: (params, xs, state) to the gradient of `loss(run(params, xs, state))`."""
-    grad = jax.jit(jax.grad(lambda *at: loss(run(*at)), (0, 1, 2), allow_int=True))
-    return lambda *at: Gradient(*grad(*at))
+    gradient = jax.jit(grad(lambda *at: loss(run(*at)), (0, 1, 2)))
+    return lambda *at: Gradient(*gradient(*at))
 
 
 def gradient(model, loss=weighted, **options):
@@ -148,6 +169,6 @@ def outputs_and_gradient(run, params, xs, state, options):
         outputs = run(params, xs, state, **options)
         return weighted(outputs), outputs
 
-    grads, outputs = jax.grad(loss, (0, 1, 2), has_aux=True, allow_int=True)(params, xs, state)
+    grads, outputs = grad(loss, (0, 1, 2), has_aux=True)(params, xs, state)
     numbers = jax.tree.map(lambda g: None if g.dtype == jax.dtypes.float0 else g, grads)
     return outputs, Gradient(*numbers)

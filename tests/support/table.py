@@ -148,6 +148,19 @@ CASES = [
         partial=True,
     ),
     Case("memory", _memory),
+    Case("lru", lambda dtype: sj.lru(I, 4, 2, dtype=dtype)),
+    Case(
+        "s5-timesteps",
+        lambda dtype: sj.s5(I - 1, 4, 2, blocks=2, timesteps=True, dtype=dtype),
+        variant=True,
+    ),
+    Case("min-gru", lambda dtype: sj.min_gru(I, 4, learn_initial_state=True, dtype=dtype)),
+    Case(
+        "min-lstm",
+        lambda dtype: sj.min_lstm(I, 4, positive_candidate=True, dtype=dtype),
+        variant=True,
+    ),
+    Case("rg-lru", lambda dtype: sj.rg_lru(I, dtype=dtype), variant=True),
     Case("tdnn", lambda dtype: sj.tdnn(I, 2, delays=(0, 1, 3), activation=jnp.tanh, dtype=dtype)),
     Case(
         "tdnn-deep",
@@ -208,10 +221,29 @@ def normal(spec, seed, *leading):
 
     def draw(leaf):
         if is_float(leaf):
-            return jnp.asarray(rng.standard_normal((*leading, *leaf.shape)), leaf.dtype)
+            shape = (*leading, *leaf.shape)
+            drawn = rng.standard_normal(shape)
+            if jnp.iscomplexobj(leaf):
+                drawn = drawn + 1j * rng.standard_normal(shape)
+            return jnp.asarray(drawn, leaf.dtype)
         return jnp.broadcast_to(leaf, (*leading, *leaf.shape))
 
     return jax.tree.map(draw, spec)
+
+
+def astype(tree, dtype):
+    """Floating leaves in `dtype`, complex ones in two of float32 at least."""
+    two = jnp.complex128 if dtype == jnp.float64 else jnp.complex64
+    to = lambda a: a.astype(two if jnp.iscomplexobj(a) else dtype) if is_float(a) else a
+    return jax.tree.map(to, tree)
+
+
+def in_dtypes_of(model, tree):
+    """(params, xs, state) in the dtypes that `model` has; a series as it is."""
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    state = jax.eval_shape(model.initial_state, params)
+    like = lambda a, spec: a.astype(spec.dtype) if is_float(a) else a
+    return jax.tree.map(like, tree[0], params), tree[1], jax.tree.map(like, tree[2], state)
 
 
 @functools.cache

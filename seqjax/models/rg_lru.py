@@ -1,0 +1,139 @@
+"""The real-gated linear recurrent unit."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid, softplus
+
+from seqjax import _checks
+from seqjax._static import static_partial
+from seqjax._tree import wide_dtype
+from seqjax._types import Key, PyTree
+from seqjax.models._affine import affine_cell, widen
+from seqjax.models.cell import Cell
+from seqjax.ops.matmul import matmul
+
+__all__ = ["rg_lru"]
+
+
+class Gated(NamedTuple):
+    """log a(t), and the gated input."""
+
+    log_a: jax.Array
+    x: jax.Array
+
+
+def rg_lru(
+    size: int,
+    *,
+    heads: int = 1,
+    c: float = 8.0,
+    a_min: float = 0.9,
+    a_max: float = 0.999,
+    learn_initial_state: bool = False,
+    dtype: Any = None,
+    param_dtype: Any = None,
+) -> Cell:
+    """The real-gated linear recurrent unit of Griffin: an affine cell, real.
+
+        r, i = σ(W1 x(t) + b)
+        a(t) = σ(Λ)^(c r)
+        h(t) = a(t) h(t-1) + √(1 - a(t)²) (i x(t)),  y(t) = h(t)
+
+    Args:
+      size: H, the size of x(t) and of h(t); they are multiplied element by element.
+      heads: the number of diagonal blocks that W1 is made of (Griffin's models have several).
+      c: how much the gate r can do.
+      a_min, a_max: Λ is drawn so that a = σ(Λ)^c is uniform between these, at r = 1.
+      learn_initial_state: whether h(-1) is a parameter (from zero) instead of zero.
+      dtype: of inputs and outputs; JAX's default float if None.
+      param_dtype: of the parameters; `dtype` if None.
+
+    Returns:
+      A cell with params {"kernel": [heads, H/heads, 2H/heads], drawn from N(0, heads/H); "bias":
+      [2H], zero at first; "decay": [H], Λ, which is not cast to `dtype`}; and "initial_state":
+      [H], zero at first, if it is learned. The state is h, [H], in float32 where `dtype` is
+      narrower.
+
+    The derivative of the square root is infinite at a(t) = 1; as in Griffin, it is not let above
+    1000.
+
+    Raises:
+      ValueError: `size` is not a multiple of `heads`; or not 0 < a_min < a_max < 1.
+
+    References:
+      De et al. 2024, Griffin, arXiv:2402.19427, section 2.4.
+
+    >>> import jax, jax.numpy as jnp, seqjax as sj
+    >>> cell = sj.rg_lru(4)
+    >>> h, ys = sj.unroll(cell, cell.init(jax.random.key(0)), jnp.ones((10, 4)))
+    >>> h.shape, ys.shape
+    ((4,), (10, 4))
+    """
+    size, heads = _checks.size("size", size), _checks.size("heads", heads)
+    if size % heads:
+        raise ValueError(_checks.mismatch("heads", f"a divisor of the size {size}", heads))
+    c = _checks.number("c", c, above=0)
+    a_min, a_max = _checks.number("a_min", a_min, above=0), _checks.number("a_max", a_max)
+    if not a_min < a_max < 1:
+        expected = f"a number between a_min = {a_min:g} and 1"
+        raise ValueError(_checks.mismatch("a_max", expected, a_max))
+    return affine_cell(
+        rg_lru,
+        {"size": size},
+        size,
+        init=static_partial(init, heads, c, a_min, a_max),
+        options={"heads": heads, "c": c, "a_min": a_min, "a_max": a_max},
+        learn_initial_state=learn_initial_state,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        project=static_partial(project, c),
+        coefficients=coefficients,
+        readout=readout,
+        uncast=("decay",),
+    )
+
+
+def init(
+    heads: int, c: float, a_min: float, a_max: float, size: int, key: Key, *, dtype: Any
+) -> dict:
+    for_kernel, for_decay = _checks.keys(key, 2)
+    block = size // heads
+    kernel = jax.random.normal(for_kernel, (heads, block, 2 * block), dtype) * block**-0.5
+    a = jax.random.uniform(for_decay, (size,), dtype, a_min, a_max)
+    log_sigmoid = jnp.log(a) / c
+    decay = log_sigmoid - jnp.log(-jnp.expm1(log_sigmoid))
+    return {"kernel": kernel, "bias": jnp.zeros(2 * size, dtype), "decay": decay}
+
+
+def project(c: float, params: PyTree, x: jax.Array) -> Gated:
+    kernel, bias = params["kernel"], params["bias"]
+    heads = kernel.shape[0]
+    # The columns of a block are those of its r, then those of its i.
+    parts = zip(jnp.split(x, heads, -1), kernel, jnp.split(bias, heads), strict=True)
+    blocks = [jnp.split(matmul(x, k, b), 2, axis=-1) for x, k, b in parts]
+    r, i = (sigmoid(jnp.concatenate(gate, axis=-1)) for gate in zip(*blocks, strict=True))
+    decay = softplus(-params["decay"]).astype(wide_dtype(x.dtype))
+    return Gated(-c * decay * widen(r), i * x)
+
+
+def coefficients(z: Gated) -> tuple[jax.Array, jax.Array]:
+    log_a, x = widen(z)
+    return jnp.exp(log_a), bounded_sqrt(-jnp.expm1(2 * log_a)) * x
+
+
+@jax.custom_jvp
+def bounded_sqrt(x: jax.Array) -> jax.Array:
+    """√x, with a derivative of 1000 at most."""
+    return jnp.sqrt(x)
+
+
+@bounded_sqrt.defjvp
+def _bounded_sqrt_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    return bounded_sqrt(x), dx * (0.5 / jnp.sqrt(jnp.maximum(x, 0.25e-6)))
+
+
+def readout(params: PyTree, h: jax.Array) -> jax.Array:
+    return h.astype(params["kernel"].dtype)
