@@ -8,7 +8,7 @@ import pytest
 from support.batches import B, T, at, batch, many, one_by_one, stacked
 from support.comparison import assert_close, floats
 from support.oracles import outputs_and_gradient, weighted
-from support.table import CASES, FEW, I, a_few_now, problem, two_now
+from support.table import CASES, FEW, a_few_now, problem, two_now
 
 import seqjax as sj
 
@@ -95,7 +95,7 @@ EMPTY = [
 @pytest.mark.parametrize(("case", "size", "time"), EMPTY)
 def test_empty_batches_and_empty_series(case, size, time):
     model, (params, xs, state) = case.model, problem(case.model, 4)
-    xs = jnp.broadcast_to(xs[:time], (size, time, I))
+    xs = jnp.broadcast_to(xs[:time], (size, time, *xs.shape[1:]))
     state = jax.tree.map(lambda s: jnp.broadcast_to(s, (size, *s.shape)), state)
 
     def run(params, xs, state):

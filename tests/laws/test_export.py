@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import export
 from support.comparison import assert_close, floats
-from support.table import CASES, I, problem
+from support.table import CASES, problem, series
 
 import seqjax as sj
 
@@ -39,7 +39,7 @@ SWEEP = [
 @pytest.mark.parametrize(("case", "adjoint"), SWEEP)
 def test_any_batch_and_any_length(case, adjoint):
     adjoint, ragged = ADJOINTS[adjoint]
-    params, _, state = problem(case.model, 1)
+    params, xs, state = problem(case.model, 1)
 
     def run(params, xs, state, *flags):
         given = dict(zip(RAGGED, flags, strict=True)) if ragged else {}
@@ -51,14 +51,14 @@ def test_any_batch_and_any_length(case, adjoint):
 
     derived = jax.value_and_grad(div, (0, 1, 2), has_aux=True, allow_int=True)
     function = jax.jit(lambda *at: floats(derived(*at)))
-    series, time = export.symbolic_shape("b, t")
+    number, time = export.symbolic_shape("b, t")
     spec = jax.ShapeDtypeStruct
-    flags = spec((series, time), bool)
-    symbolic = spec((series, time, I), jnp.float64), state, flags, flags
-    exported = export.export(function)(params, *symbolic, spec((series,), jnp.int64)).call
-    for series, time in ((1, 1), (3, 11)):
+    flags = spec((number, time), bool)
+    symbolic = spec((number, time, *xs.shape[1:]), xs.dtype), state, flags, flags
+    exported = export.export(function)(params, *symbolic, spec((number,), jnp.int64)).call
+    for number, time in ((1, 1), (3, 11)):
         draw = np.random.default_rng(time)
-        xs = jnp.asarray(draw.normal(size=(series, time, I)))
-        mask, reset = draw.random((2, series, time)) < 0.6
-        at = params, xs, state, mask, reset, draw.integers(0, time + 1, series)
+        mask, reset = draw.random((2, number, time)) < 0.6
+        xs, length = series(case.model, time, number, time), draw.integers(0, time + 1, number)
+        at = params, xs, state, mask, reset, length
         assert_close(exported(*at), function(*at), 1e-12)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.comparison import assert_close, floats
 from support.oracles import grad
-from support.table import CASES, FEW, I, astype, in_dtypes_of, problem
+from support.table import CASES, FEW, astype, in_dtypes_of, problem, series
 
 import seqjax as sj
 from seqjax.engine.plain_scan import widened
@@ -47,10 +47,10 @@ def gradient(model, at, options):
 @pytest.mark.parametrize(("case", "dtype", "run"), SWEEP)
 def test_pooled_gradients_are_those_of_float64(case, dtype, run):
     """Of kernels, biases, readouts, initial states and delay lines, from the same numbers."""
-    series, time, options = RUNS[run]
+    number, time, options = RUNS[run]
     params, _, state = problem(case.model, 1)
-    xs = np.abs(np.random.default_rng(3).standard_normal((series, time, I)))
-    at = astype((params, jnp.asarray(xs), state), dtype)
+    xs = jnp.abs(series(case.model, 3, number, time))
+    at = astype((params, xs, state), dtype)
     exact = gradient(case.model, astype(at, jnp.float64), options)
     model = case.make(jnp.dtype(dtype))
     at = in_dtypes_of(model, at)

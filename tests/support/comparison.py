@@ -22,7 +22,7 @@ def assert_close(ours, theirs, rtol, *, nonzero=False):
       ours: a tree of arrays.
       theirs: another one of the same structure and shapes.
       rtol: the error allowed, relative to the largest element of each leaf of `theirs`; 0 for
-        equality. NaN is equal to nothing.
+        equality. An infinity is equal to itself, NaN to nothing.
       nonzero: whether a leaf of `theirs` that is zero, with which nothing is compared, is an error.
     """
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
@@ -54,11 +54,7 @@ def _difference(a, b, rtol) -> str | None:
     """What is off, in words: where in the leaf, from which step of its first axis on."""
     if not a.size:
         return None
-    if b.dtype.kind in "fc":
-        error = np.abs(a - b) / max(np.abs(b).max(), 1e-30)
-        error = np.where(np.isfinite(error), error, np.inf)
-    else:
-        error = (a != b).astype(float)
+    error = _errors(a, b) if b.dtype.kind in "fc" else (a != b).astype(float)
     off = error > rtol
     if not off.any():
         return None
@@ -70,6 +66,14 @@ def _difference(a, b, rtol) -> str | None:
     return f"{where}: {a[worst]}, expected {b[worst]}; error {error[worst]:.1e}, allowed {rtol:.1e}"
 
 
+def _errors(a, b):
+    """Relative to the largest finite element of b; of what is not finite, 0 if equal, else inf."""
+    scale = np.abs(b, where=np.isfinite(b), out=np.zeros(b.shape)).max(initial=1e-30)
+    off = a != b
+    error = np.abs(np.subtract(a, b, where=off, out=np.zeros_like(b))) / scale
+    return np.where(np.isfinite(error), error, np.inf)
+
+
 def relative_error(ours, theirs) -> float:
     """The largest error of any floating leaf, relative to its largest element; NaN is inf.
 
@@ -79,6 +83,5 @@ def relative_error(ours, theirs) -> float:
     for a, b in zip(floats(ours), floats(theirs), strict=True):
         assert a.shape == b.shape
         if a.size:
-            error = float(jnp.max(jnp.abs(a - b))) / max(float(jnp.max(jnp.abs(b))), 1e-30)
-            worst = max(worst, error if np.isfinite(error) else np.inf)
+            worst = max(worst, float(_errors(_as_numpy(a), _as_numpy(b)).max()))
     return worst

@@ -252,8 +252,18 @@ def problem(model, time, seed=0, dtype=jnp.float64):
     params = model.init(jax.random.key(seed))
     params = jax.tree.map(lambda p, n: p + 0.1 * n, params, normal(params, seed + 1))
     state = model.initial_state(params)
-    state = jax.tree.map(
-        lambda s, n: s + n / 2 if is_float(s) else s, state, normal(state, seed + 2)
-    )
-    xs = jnp.asarray(np.random.default_rng(seed + 3).standard_normal((time, I)), dtype)
-    return params, xs, state
+    # A state that the model may be in: finite (a running maximum starts from -∞), and positive (as
+    # a normalizer is).
+    def moved(s, n):
+        if not is_float(s):
+            return s
+        return jnp.where(jnp.isfinite(s), s, 0) + (n if jnp.iscomplexobj(n) else abs(n)) / 2
+
+    state = jax.tree.map(moved, state, normal(state, seed + 2))
+    return params, series(model, seed + 3, time, dtype=dtype), state
+
+
+def series(model, seed, *leading, dtype=jnp.float64):
+    """Inputs with leading axes, such as [B, T]: normal numbers of the shape that `model` reads."""
+    shape = (I,) if model.input_spec is None else model.input_spec.shape
+    return normal(jax.ShapeDtypeStruct(shape, dtype), seed, *leading)
