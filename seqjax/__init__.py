@@ -24,6 +24,7 @@ from seqjax.models.narx_open_loop import teacher_force, warm_start
 from seqjax.models.rg_lru import rg_lru
 from seqjax.models.rnn import rnn
 from seqjax.models.s5 import s5
+from seqjax.models.slstm import SLSTMState, slstm
 from seqjax.models.tdnn import tdnn
 from seqjax.ops.matmul import matmul
 
@@ -37,6 +38,7 @@ __all__ = [
     "MemoryState",
     "Model",
     "NARXState",
+    "SLSTMState",
     "bidirectional",
     "dense",
     "elman",
@@ -56,6 +58,7 @@ __all__ = [
     "rnn",
     "s5",
     "sample",
+    "slstm",
     "stack",
     "static_partial",
     "tdnn",

@@ -39,6 +39,7 @@ RULES = {
         "activate_before_vjp",
         "preactivate_before_vjp",
     ],
+    "seqjax/models/slstm.py": ["activate_vjp", "preactivate_vjp", "log_forget_slope"],
     "seqjax/models/_feedback.py": ["layers_vjp", "output", "output_vjp"],
     "seqjax/models/jordan.py": ["activate_vjp"],
     "seqjax/models/narx.py": ["activate_vjp", "preactivate_vjp"],
@@ -114,6 +115,7 @@ QUICK = {
     "seqjax/models/rnn.py": "its_function and (rnn or elu)",
     "seqjax/models/lstm.py": "its_function and lstm",
     "seqjax/models/gru.py": "its_function and (after or before)",
+    "seqjax/models/slstm.py": f"{RULE_TESTS} tests/models/test_slstm.py",
     "seqjax/models/_feedback.py": "its_function and (jordan or narx)",
     "seqjax/models/jordan.py": "its_function and jordan",
     "seqjax/models/narx.py": "its_function and narx",
@@ -153,6 +155,9 @@ EQUIVALENT: dict[str, str] = {
     "lstm.activate_vjp: h_prev.h -> h_prev.c": SAME_ZEROS,
     "lstm.preactivate_vjp: h_prev.c -> h_prev.h": SAME_ZEROS,
     "lstm.preactivate_vjp: 1 -> 0": VECTOR,
+    "slstm.activate_vjp: h_prev.h -> h_prev.c": SAME_ZEROS,
+    "slstm.preactivate_vjp: h_prev.c -> h_prev.h": SAME_ZEROS,
+    "slstm.preactivate_vjp: h_prev.c -> h_prev.n": SAME_ZEROS,
     "gru.preactivate_after_vjp: 1 -> 0": VECTOR,
     "gru.preactivate_before_vjp: 1 -> 0": VECTOR,
     "matmul._batch_add: y.ndim - 1 -> 1": LAYOUT,
@@ -210,7 +215,7 @@ EQUIVALENT: dict[str, str] = {
     "matmul._transpose_add: cotangent if ad.is_undefined_primal(y) else None -> cotangent": UNASKED,
 }
 
-GATES = [list("ifgo"), list("hc"), list("rznm")]
+GATES = [list("ifgo"), list("hc"), list("cnm"), list("rznm")]
 UNWRAP = {"sigmoid", "jnp.tanh", "jnp.clip", "zero_cotangent", "inexact", "zeros", "complete"}
 UNWRAP |= {"checkpoint_name"}
 MATMULS = {"matmul", "_matmul.bind", "_pool.bind"}

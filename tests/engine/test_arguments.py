@@ -138,6 +138,10 @@ CALLS = {
     ),
     "rnn": (sj.rnn, {**SIZES, "activation": jnp.tanh, "learn_initial_state": True, **DTYPES}),
     "sample": (sj.sample, {"key": KEY, "logits": jnp.ones(3), **SAMPLING}),
+    "slstm": (
+        sj.slstm,
+        {**SIZES, "heads": 2, "forget_gate": "sigmoid", "forget_bias": 1.0, **DTYPES},
+    ),
     "stack": (stack, {"models[0]": LSTM, "models[1]": sj.dense(4, 2)}),
     "tdnn": (
         sj.tdnn,
@@ -196,7 +200,7 @@ CALLS = {
 }
 NOT_CALLED = {  # classes that hold what is given, and have no checks of their own
     "Adjoint", "Autodiff", "Model", "JordanState", "LSTMState", "MemoryState", "NARXState",
-    "interop", "static_partial", "testing", "train", "train.Report",
+    "SLSTMState", "interop", "static_partial", "testing", "train", "train.Report",
 }  # fmt: skip
 WRONG = {
     "a tensor": ForeignTensor(4, 4),

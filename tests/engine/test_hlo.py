@@ -12,7 +12,7 @@ from support.programs import scans
 
 import seqjax as sj
 
-GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+GATES = {"lstm": 4, "gru": 3, "rnn": 1, "slstm": 4}
 WHOLE = sj.BPTT(chunk=10**6, store="states")
 ADJOINTS = [
     sj.BPTT(),
@@ -86,6 +86,7 @@ SIZES = [
     pytest.param("lstm", 128, 32, 256, id="lstm-large"),
     ("lstm", 24, 16, 48),
     ("gru", 24, 16, 48),
+    pytest.param("slstm", 24, 16, 48, marks=pytest.mark.slow),
     pytest.param("rnn", 24, 16, 48, marks=pytest.mark.slow),
 ]
 

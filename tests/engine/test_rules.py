@@ -27,6 +27,8 @@ CELLS = {
     "lstm": sj.lstm(I, H, dtype=jnp.float64),
     "after": sj.gru(I, H, dtype=jnp.float64),
     "before": sj.gru(I, H, reset_after=False, dtype=jnp.float64),
+    "slstm": sj.slstm(I, 3 * H, heads=H, dtype=jnp.float64),  # units of either branch
+    "slstm-exp": sj.slstm(I, H, forget_gate="exp", dtype=jnp.float64),
     "elu": sj.rnn(I, H, activation=jax.nn.elu, dtype=jnp.float64),
     "elman": sj.elman(I, H, dtype=jnp.float64),
     "jordan": sj.jordan(I, H, 2, decay=0.6, output_activation=jax.nn.softmax, dtype=jnp.float64),

@@ -64,6 +64,7 @@ LONG = {
     "lstm": lambda: sj.lstm(I, 4, dtype=jnp.float32),
     "gru": lambda: sj.gru(I, 4, dtype=jnp.float32),
     "gru-reset-before": lambda: sj.gru(I, 4, reset_after=False, dtype=jnp.float32),
+    "slstm": lambda: sj.slstm(I, 4, dtype=jnp.float32),
 }
 
 
@@ -121,6 +122,7 @@ MIXED = {
     "rnn": lambda **dtypes: sj.rnn(I, 4, learn_initial_state=True, **dtypes),
     "lstm": lambda **dtypes: sj.lstm(I, 4, learn_initial_state=True, **dtypes),
     "gru": lambda **dtypes: sj.gru(I, 4, learn_initial_state=True, **dtypes),
+    "slstm": lambda **dtypes: sj.slstm(I, 4, **dtypes),
     "dense": lambda **dtypes: sj.dense(I, 4, activation=jnp.tanh, **dtypes),
     "stack": lambda **dtypes: sj.stack(sj.lstm(I, 4, **dtypes), sj.dense(4, 2, **dtypes)),
 }

@@ -133,6 +133,12 @@ CASES = [
     ),
     Case("gru", lambda dtype: sj.gru(I, 4, dtype=dtype)),
     Case("gru-reset-before", lambda dtype: sj.gru(I, 4, reset_after=False, dtype=dtype)),
+    Case("slstm", lambda dtype: sj.slstm(I, 4, heads=2, dtype=dtype)),
+    Case(
+        "slstm-exp",
+        lambda dtype: sj.slstm(I, 4, forget_gate="exp", forget_bias=1.0, dtype=dtype),
+        variant=True,
+    ),
     Case("structured-without-rules", _leaky),
     Case("own-step", _own),
     Case("stack", _stack),
