@@ -18,6 +18,7 @@ from seqjax._tree import wide_dtype
 from seqjax._types import Array
 from seqjax.ops._jax import ad, batching, has_explicit_axes, matmul_precision
 from seqjax.ops.rows import beside_rows, rows_primitive, sum_rows, vary_alike
+from seqjax.ops.shift import spread
 
 __all__ = ["add_bias", "matmul"]
 
@@ -141,8 +142,8 @@ def _add(bias: jax.Array, y: jax.Array) -> jax.Array:
 
 def _batch_add(operands: Any, axes: Any) -> Any:
     (bias, y), (bias_axis, y_axis) = operands, axes
-    if bias_axis is not None:
-        return jax.vmap(_add, in_axes=axes)(bias, y), 0
+    if bias_axis is not None:  # a gradient for every example, summed over its own rows
+        return jax.vmap(lambda bias, y: y + spread(bias, bias, *y.shape[:-1]), axes)(bias, y), 0
     # Where it is: what comes out of a matmul lies beside the rows already, and to move what comes
     # out of a convolution would copy it. Only the last axis is taken.
     axis = y_axis if y_axis < y.ndim - 1 else beside_rows(y)

@@ -97,6 +97,11 @@ def test_a_bias_gradient_in_half_precision_does_not_stop_growing(dtype):
 
     assert jax.grad(loss)(jnp.zeros(2, dtype)).tolist() == [4096, 4096]
 
+    def loss_of_many(biases):  # one for every example, which is what `over_steps` makes of one
+        return jnp.sum(jax.vmap(add_bias)(jnp.zeros((2, 4096, 2), dtype), biases))
+
+    assert jax.grad(loss_of_many)(jnp.zeros((2, 2), dtype)).tolist() == [[4096, 4096]] * 2
+
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_bias_is_added_wherever_the_batch_lies(axis):
