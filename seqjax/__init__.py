@@ -9,6 +9,7 @@ from seqjax.engine.adjoint import BPTT, Adjoint, Autodiff
 from seqjax.engine.model import Model
 from seqjax.engine.unroll import unroll
 from seqjax.models.cell import Cell
+from seqjax.models.conv_lstm import conv_lstm
 from seqjax.models.dense import dense
 from seqjax.models.elman import elman
 from seqjax.models.from_step import from_step
@@ -40,6 +41,7 @@ __all__ = [
     "NARXState",
     "SLSTMState",
     "bidirectional",
+    "conv_lstm",
     "dense",
     "elman",
     "from_step",

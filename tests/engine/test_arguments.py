@@ -45,6 +45,10 @@ CALLS = {
         sj.bidirectional,
         {"forward": LSTM, "backward": LSTM, "merge": "concat"},
     ),
+    "conv_lstm": (
+        sj.conv_lstm,
+        {"input_shape": (4, 3), "channels": 2, "kernel_size": 3, "forget_bias": 1.0, **DTYPES},
+    ),
     "from_step": (
         sj.from_step,
         {

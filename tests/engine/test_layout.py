@@ -37,6 +37,7 @@ PUBLIC = [
     "NARXState",
     "SLSTMState",
     "bidirectional",
+    "conv_lstm",
     "dense",
     "elman",
     "from_step",

@@ -15,7 +15,7 @@ from support.comparison import is_float
 
 import seqjax as sj
 
-I = 3  # noqa: E741  the size of x(t) in every case
+I = 3  # noqa: E741  the size of x(t), but in cases that read arrays of other shapes
 
 
 class Case(NamedTuple):
@@ -137,6 +137,12 @@ CASES = [
     Case(
         "slstm-exp",
         lambda dtype: sj.slstm(I, 4, forget_gate="exp", forget_bias=1.0, dtype=dtype),
+        variant=True,
+    ),
+    Case("conv_lstm", lambda dtype: sj.conv_lstm((4, 2), 3, 3, dtype=dtype)),
+    Case(
+        "conv_lstm-2-D",
+        lambda dtype: sj.conv_lstm((3, 2, 2), 2, (3, 2), forget_bias=1.0, dtype=dtype),
         variant=True,
     ),
     Case("structured-without-rules", _leaky),
