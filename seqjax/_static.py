@@ -71,5 +71,10 @@ def with_dtypes(call: str, dtype: Any, param_dtype: Any) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, static_partial):
+        keywords = [f"{name}={_text(v)}" for name, v in value.keywords.items()]
+        return f"static_partial({', '.join([*map(_text, (value.func, *value.args)), *keywords])})"
+    if type(value) is tuple:
+        return f"({', '.join(map(_text, value))}{',' if len(value) == 1 else ''})"
     name = getattr(value, "__name__", None)
     return name if callable(value) and isinstance(name, str) else repr(value)

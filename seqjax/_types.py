@@ -12,6 +12,7 @@ __all__ = [
     "Coefficients",
     "Init",
     "InitialState",
+    "Initializer",
     "Key",
     "Preactivate",
     "PreactivateVJP",
@@ -33,6 +34,12 @@ class Init(Protocol):
     """Makes the parameters."""
 
     def __call__(self, key: Key, /) -> PyTree: ...
+
+
+class Initializer(Protocol):
+    """Draws one block of parameters, as the functions that `jax.nn.initializers` makes."""
+
+    def __call__(self, key: Key, shape: tuple[int, ...], dtype: Any, /) -> Array: ...
 
 
 class InitialState(Protocol):

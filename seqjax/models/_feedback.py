@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from seqjax import _checks
 from seqjax._types import Key, PyTree
-from seqjax.models._uniform import uniform
+from seqjax.models._initial import Array, Initializers, draw_all
 from seqjax.ops.matmul import matmul
 
 
@@ -25,19 +25,20 @@ def init(
     input_shape: tuple[int, ...],
     feedback_shape: tuple[int, ...],
     output_size: int,
+    inits: Initializers,
     dtype: Any,
 ) -> dict[str, jax.Array]:
-    """U(±1/√fan-in); the last axis of both shapes is H."""
+    """U(±1/√fan-in) by default; the last axis of both shapes is H."""
     *fan, hidden_size = feedback_shape
     bound = (math.prod(input_shape[:-1]) + math.prod(fan)) ** -0.5
-    shapes = {
-        "kernel": (input_shape, bound),
-        "recurrent_kernel": (feedback_shape, bound),
-        "bias": ((hidden_size,), bound),
-        "output_kernel": ((hidden_size, output_size), hidden_size**-0.5),
-        "output_bias": ((output_size,), hidden_size**-0.5),
+    arrays = {
+        "kernel": Array(input_shape, bound, "kernel_init"),
+        "recurrent_kernel": Array(feedback_shape, bound, "recurrent_init"),
+        "bias": Array((hidden_size,), bound, "bias_init"),
+        "output_kernel": Array((hidden_size, output_size), hidden_size**-0.5, "kernel_init"),
+        "output_bias": Array((output_size,), hidden_size**-0.5, "bias_init"),
     }
-    return uniform(_checks.keys(key, len(shapes)), shapes, dtype)
+    return draw_all(_checks.keys(key, len(arrays)), arrays, inits, dtype)
 
 
 def layers(activation: Callable, params: PyTree, hidden: jax.Array) -> Layers:

@@ -1,6 +1,6 @@
 """What the factories of the gated and ungated cells share: arguments, parameters, h(-1)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ from seqjax import _checks
 from seqjax._static import call_text, static_partial
 from seqjax._tree import cast
 from seqjax._types import Key, PyTree
-from seqjax.models._uniform import uniform
+from seqjax.models._initial import Array, Initializers, check_initializers, draw_all, shown
 from seqjax.models.cell import Cell
 
 
@@ -25,7 +25,11 @@ def recurrent_cell(
     dtype: Any,
     param_dtype: Any,
     learn_initial_state: bool = False,
-    extra_params: Callable[[Key, dict, float], dict] | None = None,
+    kernel_init: Any = None,
+    recurrent_init: Any = None,
+    bias_init: Any = None,
+    use_bias: bool = True,
+    extra_params: Sequence[Callable[[Key, dict, float], dict]] = (),
     **functions: Callable | None,
 ) -> Cell:
     """A cell with a kernel [I, G·H], a recurrent kernel [H, G·H] and a bias [G·H].
@@ -35,15 +39,23 @@ def recurrent_cell(
       input_size, hidden_size: I and H.
       gates: G.
       zero_state: `zero_state(hidden_size, dtype)`, the state of zeros.
-      options: those of `factory` beside sizes and dtypes, as they are shown.
+      options: those of `factory` beside the ones below, as they are shown.
       dtype, param_dtype, learn_initial_state: of `factory`.
-      extra_params: `extra_params(key, params, bound) -> params`, on the initial parameters.
+      kernel_init, recurrent_init, bias_init, use_bias: of `factory`.
+      extra_params: `(key, params, bound) -> params`, on the initial parameters, one after another.
       **functions: those of `Cell`.
     """
     input_size = _checks.size("input_size", input_size)
     hidden_size = _checks.size("hidden_size", hidden_size)
     learn = _checks.flag("learn_initial_state", learn_initial_state)
-    options = options | ({"learn_initial_state": True} if learn else {})
+    inits = check_initializers(
+        gates,
+        kernel_init=kernel_init,
+        recurrent_init=recurrent_init,
+        bias_init=bias_init,
+        use_bias=use_bias,
+    )
+    options = options | shown(inits) | ({"learn_initial_state": True} if learn else {})
     dtype = _checks.float_dtype("dtype", dtype)
     param_dtype = _checks.float_dtype("param_dtype", param_dtype, default=dtype)
     zeros = static_partial(zero_state, hidden_size)
@@ -53,7 +65,8 @@ def recurrent_cell(
             input_size,
             hidden_size,
             gates,
-            extra_params,
+            inits,
+            tuple(extra_params),
             zeros if learn else None,
             dtype=param_dtype,
         ),
@@ -69,23 +82,25 @@ def _init(
     input_size: int,
     hidden_size: int,
     gates: int,
-    extra_params: Callable | None,
+    inits: Initializers,
+    extra_params: tuple[Callable, ...],
     zeros: Callable | None,
     key: Key,
     *,
     dtype: Any,
 ) -> dict:
-    """U(±1/√H), as PyTorch; a learned h(-1) begins at zero."""
-    bound = hidden_size**-0.5
-    shapes = {
-        "kernel": ((input_size, gates * hidden_size), bound),
-        "recurrent_kernel": ((hidden_size, gates * hidden_size), bound),
-        "bias": ((gates * hidden_size,), bound),
+    """U(±1/√H), as PyTorch, where there is no initializer; a learned h(-1) begins at zero."""
+    bound, width = hidden_size**-0.5, gates * hidden_size
+    arrays = {
+        "kernel": Array((input_size, width), bound, "kernel_init", gates),
+        "recurrent_kernel": Array((hidden_size, width), bound, "recurrent_init", gates),
+        "bias": Array((width,), bound, "bias_init", gates),
     }
-    *keys, key_extra = _checks.keys(key, len(shapes) + 1)
-    params = uniform(keys, shapes, dtype)
-    if extra_params is not None:
-        params = extra_params(key_extra, params, bound)
+    *keys, key_extra = _checks.keys(key, len(arrays) + 1)
+    params = draw_all(keys, arrays, inits, dtype)
+    for number, extra in enumerate(extra_params):
+        of_extra = jax.random.fold_in(key_extra, number) if number else key_extra
+        params = extra(of_extra, params, bound)
     if zeros is not None:
         params["initial_state"] = zeros(dtype)
     return params

@@ -11,8 +11,15 @@ from seqjax._static import call_text, with_dtypes
 from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.recurrence import Steps, over_steps
+from seqjax.models._initial import (
+    Array,
+    Initializers,
+    PerGate,
+    check_initializers,
+    draw_all,
+    shown,
+)
 from seqjax.models._layer import Layer
-from seqjax.models._uniform import uniform
 from seqjax.ops.matmul import matmul
 
 __all__ = ["dense"]
@@ -23,6 +30,9 @@ def dense(
     output_size: int,
     *,
     activation: Callable | None = None,
+    kernel_init: PerGate = None,
+    bias_init: PerGate = None,
+    use_bias: bool = True,
     dtype: Any = None,
     param_dtype: Any = None,
 ) -> "Dense":
@@ -32,12 +42,15 @@ def dense(
       input_size: I, the size of x(t).
       output_size: O, the size of y(t).
       activation: f, any function of one vector [O] (`jax.nn.softmax` too); the identity if None.
+      kernel_init, bias_init: what the parameters start from, each a function
+        `(key, shape, dtype) -> array` as `jax.nn.initializers` makes; the default if None.
+      use_bias: whether there is a b.
       dtype: of inputs and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 
     Returns:
-      A model with params {"kernel": [I, O], "bias": [O]}, both drawn from U(±1/√I). Its state is
-      empty, ().
+      A model with params {"kernel": [I, O], "bias": [O]}, both drawn from U(±1/√I) by default. Its
+      state is empty, ().
 
     References:
       Notes, section 4: Y(t) = f2(W2 h(t) + b2).
@@ -52,6 +65,7 @@ def dense(
         input_spec=jax.ShapeDtypeStruct((_checks.size("input_size", input_size),), dtype),
         output_size=_checks.size("output_size", output_size),
         activation=_checks.part("activation", activation, optional=True),
+        inits=check_initializers(kernel_init=kernel_init, bias_init=bias_init, use_bias=use_bias),
         param_dtype=_checks.float_dtype("param_dtype", param_dtype, default=dtype),
     )
 
@@ -61,19 +75,22 @@ class Dense(Layer):
     """See `dense`."""
 
     activation: Callable | None
+    inits: Initializers
     receptive_field = 1
 
     def __repr__(self) -> str:
-        call = call_text(dense, self.input_size, self.output_size, activation=self.activation)
+        options = {"activation": self.activation, **shown(self.inits)}
+        call = call_text(dense, self.input_size, self.output_size, **options)
         return with_dtypes(call, self.dtype, self.param_dtype)
 
     def init(self, key: Key) -> dict[str, jax.Array]:
         bound = self.input_size**-0.5
-        shapes = {
-            "kernel": ((self.input_size, self.output_size), bound),
-            "bias": ((self.output_size,), bound),
+        arrays = {
+            "kernel": Array((self.input_size, self.output_size), bound, "kernel_init"),
+            "bias": Array((self.output_size,), bound, "bias_init"),
         }
-        return uniform(_checks.keys(key, len(shapes)), shapes, self.param_dtype)
+        keys = _checks.keys(key, len(arrays))
+        return draw_all(keys, arrays, self.inits, self.param_dtype)
 
     def initial_state(self, params: PyTree) -> tuple[()]:
         return ()
@@ -87,5 +104,5 @@ class Dense(Layer):
         return state, over_steps(self._apply, params, xs)
 
     def _apply(self, params: PyTree, x: jax.Array) -> jax.Array:
-        y = matmul(x, params["kernel"], params["bias"])
+        y = matmul(x, params["kernel"], params.get("bias"))
         return y if self.activation is None else self.activation(y)

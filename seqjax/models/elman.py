@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from seqjax import _checks
 from seqjax._static import static_partial
 from seqjax._types import PyTree
+from seqjax.models._initial import PerGate
 from seqjax.models._recurrent import recurrent_cell, zero_vector
 from seqjax.models.cell import Cell
 from seqjax.models.rnn import activate, activation_rule, project
@@ -23,6 +24,10 @@ def elman(
     hidden_size: int,
     *,
     activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
+    kernel_init: PerGate = None,
+    recurrent_init: PerGate = None,
+    bias_init: PerGate = None,
+    use_bias: bool = True,
     dtype: Any = None,
     param_dtype: Any = None,
 ) -> Cell:
@@ -37,12 +42,15 @@ def elman(
       input_size: I, the size of x(t).
       hidden_size: H, the size of h(t).
       activation: f, any function of one vector [H].
+      kernel_init, recurrent_init, bias_init: what the parameters start from, each a function
+        `(key, shape, dtype) -> array` as `jax.nn.initializers` makes; the default if None.
+      use_bias: whether there is a b.
       dtype: of inputs, states and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 
     Returns:
       A cell with params {"kernel": [I, H], "recurrent_kernel": [H, H], "bias": [H]}, all
-      drawn from U(±1/√H). The state is h, [H].
+      drawn from U(±1/√H) by default. The state is h, [H].
 
     References:
       Elman 1990, Finding structure in time; notes, section 2.
@@ -62,6 +70,10 @@ def elman(
         gates=1,
         zero_state=zero_vector,
         options={"activation": activation},
+        kernel_init=kernel_init,
+        recurrent_init=recurrent_init,
+        bias_init=bias_init,
+        use_bias=use_bias,
         dtype=dtype,
         param_dtype=param_dtype,
         project=project,

@@ -11,6 +11,7 @@ from seqjax import _checks
 from seqjax._static import call_text, static_partial
 from seqjax._types import Key, PyTree
 from seqjax.models import _feedback
+from seqjax.models._initial import Initializers, PerGate, check_initializers, shown
 from seqjax.models.cell import Cell
 from seqjax.models.rnn import project
 from seqjax.ops.matmul import matmul
@@ -37,6 +38,9 @@ def jordan(
     decay: float,
     activation: Callable = jnp.tanh,
     output_activation: Callable | None = None,
+    kernel_init: PerGate = None,
+    recurrent_init: PerGate = None,
+    bias_init: PerGate = None,
     dtype: Any = None,
     param_dtype: Any = None,
 ) -> Cell:
@@ -58,13 +62,16 @@ def jordan(
       activation: f, any function of one vector [H].
       output_activation: g, any function of one vector [O] (`jax.nn.softmax` too); the identity if
         None.
+      kernel_init, recurrent_init, bias_init: what the parameters start from, each a function
+        `(key, shape, dtype) -> array` as `jax.nn.initializers` makes, the first and the last for
+        the output layer as well; the default if None.
       dtype: of inputs, states and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 
     Returns:
       A cell with params {"kernel": [I, H], "recurrent_kernel": [O, H], "bias": [H],
-      "output_kernel": [H, O], "output_bias": [O]}, all drawn from U(±1/√fan-in). The state is
-      JordanState(y, mean), zero at first.
+      "output_kernel": [H, O], "output_bias": [O]}, all drawn from U(±1/√fan-in) by default. The
+      state is JordanState(y, mean), zero at first.
 
     References:
       Jordan 1986, Serial order: a parallel distributed processing approach; notes, section 2.
@@ -84,8 +91,11 @@ def jordan(
     _checks.part("output_activation", output_activation, optional=True)
     dtype = _checks.float_dtype("dtype", dtype)
     param_dtype = _checks.float_dtype("param_dtype", param_dtype, default=dtype)
+    inits = check_initializers(
+        kernel_init=kernel_init, recurrent_init=recurrent_init, bias_init=bias_init
+    )
     return Cell(
-        init=static_partial(init, input_size, hidden_size, output_size, dtype=param_dtype),
+        init=static_partial(init, input_size, hidden_size, output_size, inits, dtype=param_dtype),
         initial_state=static_partial(initial_state, output_size, dtype=dtype),
         project=project,
         preactivate=static_partial(preactivate, activation),
@@ -103,15 +113,22 @@ def jordan(
             decay=decay,
             activation=activation,
             output_activation=output_activation,
+            **shown(inits),
         ),
     )
 
 
 def init(
-    input_size: int, hidden_size: int, output_size: int, key: Key, *, dtype: Any
+    input_size: int,
+    hidden_size: int,
+    output_size: int,
+    inits: Initializers,
+    key: Key,
+    *,
+    dtype: Any,
 ) -> dict[str, jax.Array]:
     shapes = (input_size, hidden_size), (output_size, hidden_size)
-    return _feedback.init(key, *shapes, output_size, dtype)
+    return _feedback.init(key, *shapes, output_size, inits, dtype)
 
 
 def initial_state(output_size: int, params: PyTree, *, dtype: Any) -> JordanState:

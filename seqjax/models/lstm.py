@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import export
 from jax.nn import sigmoid
 
-from seqjax import _checks
-from seqjax._static import static_partial
-from seqjax._types import Key, PyTree
+from seqjax._types import PyTree
+from seqjax.models._forget_bias import check_forget_bias, forget_bias_params
+from seqjax.models._initial import PerGate
 from seqjax.models._recurrent import recurrent_cell
 from seqjax.models.cell import Cell
 from seqjax.ops.matmul import matmul
@@ -41,6 +41,11 @@ def lstm(
     hidden_size: int,
     *,
     forget_bias: float | None = None,
+    chrono: float | None = None,
+    kernel_init: PerGate = None,
+    recurrent_init: PerGate = None,
+    bias_init: PerGate = None,
+    use_bias: bool = True,
     learn_initial_state: bool = False,
     dtype: Any = None,
     param_dtype: Any = None,
@@ -55,18 +60,25 @@ def lstm(
       input_size: I, the size of x(t).
       hidden_size: H, the size of h(t) and c(t).
       forget_bias: what the bias of f starts from (1 is common); drawn like the rest if None.
+      chrono: the number of steps T_max to remember for: the bias of f starts from
+        log U(1, T_max - 1), that of i from its negative. These two go before `bias_init`.
+      kernel_init, recurrent_init, bias_init: what the parameters start from, each a function
+        `(key, shape, dtype) -> array` as `jax.nn.initializers` makes, which draws the block of
+        each gate, [I, H], [H, H] or [H], on its own; or a tuple of one per gate, in their order.
+        None is the default, of all gates or of one.
+      use_bias: whether there is a b.
       learn_initial_state: whether h(-1), c(-1) are parameters, zero at first, instead of zero.
       dtype: of inputs, states and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 
     Returns:
       A cell with params {"kernel": [I, 4H], "recurrent_kernel": [H, 4H], "bias": [4H]},
-      all drawn from U(±1/√H); and "initial_state", zero at first, if it is learned. The state is
-      LSTMState(h, c).
+      all drawn from U(±1/√H) by default; and "initial_state", zero at first, if it is learned. The
+      state is LSTMState(h, c).
 
     References:
       Hochreiter & Schmidhuber 1997; Gers et al. 2000 (forget gate); Jozefowicz et al. 2015
-      (forget bias); notes, section 3.
+      (forget bias); Tallec & Ollivier 2018, arXiv:1804.11188 (chrono); notes, section 3.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> cell = sj.lstm(3, 4, forget_bias=1.0)
@@ -74,16 +86,19 @@ def lstm(
     >>> state.h.shape, state.c.shape, ys.shape
     ((4,), (4,), (10, 4))
     """
-    if forget_bias is not None:
-        forget_bias = _checks.number("forget_bias", forget_bias)
+    forget_bias, chrono = check_forget_bias(forget_bias, chrono, use_bias)
     return recurrent_cell(
         lstm,
         input_size,
         hidden_size,
         gates=4,
-        extra_params=None if forget_bias is None else static_partial(set_forget_bias, forget_bias),
+        extra_params=forget_bias_params(forget_bias, chrono, gates=4, keep=1, opposed=0),
         zero_state=zero_state,
-        options={"forget_bias": forget_bias},
+        options={"forget_bias": forget_bias, "chrono": chrono},
+        kernel_init=kernel_init,
+        recurrent_init=recurrent_init,
+        bias_init=bias_init,
+        use_bias=use_bias,
         learn_initial_state=learn_initial_state,
         dtype=dtype,
         param_dtype=param_dtype,
@@ -96,17 +111,12 @@ def lstm(
     )
 
 
-def set_forget_bias(forget_bias: float, key: Key, params: dict, bound: float) -> dict:
-    i, _, g, o = jnp.split(params["bias"], 4)
-    return params | {"bias": jnp.concatenate([i, jnp.full_like(i, forget_bias), g, o])}
-
-
 def zero_state(hidden_size: int, dtype: Any) -> LSTMState:
     return LSTMState(jnp.zeros(hidden_size, dtype), jnp.zeros(hidden_size, dtype))
 
 
 def project(params: PyTree, x: jax.Array) -> Gates:
-    return Gates(*jnp.split(matmul(x, params["kernel"], params["bias"]), 4, axis=-1))
+    return Gates(*jnp.split(matmul(x, params["kernel"], params.get("bias")), 4, axis=-1))
 
 
 def preactivate(params: PyTree, h_prev: LSTMState, u: Gates) -> Gates:

@@ -17,6 +17,7 @@ from seqjax.engine.recurrence import Steps
 from seqjax.models import _feedback
 from seqjax.models._delay_line import check_delays, extend, read_line, read_series
 from seqjax.models._feedback import Layers
+from seqjax.models._initial import Initializers, PerGate, check_initializers, shown
 from seqjax.models._layer import Layer
 from seqjax.ops.matmul import add_bias, matmul
 
@@ -47,6 +48,9 @@ def narx(
     output_delays: Sequence[int] = (1, 2),
     activation: Callable = jnp.tanh,
     output_activation: Callable | None = None,
+    kernel_init: PerGate = None,
+    recurrent_init: PerGate = None,
+    bias_init: PerGate = None,
     dtype: Any = None,
     param_dtype: Any = None,
 ) -> "NARX":
@@ -68,13 +72,16 @@ def narx(
       output_delays: integers from 1, each larger than the one before.
       activation: f, any function of one vector [H].
       output_activation: g, any function of one vector [O]; the identity if None.
+      kernel_init, recurrent_init, bias_init: what the parameters start from, each a function
+        `(key, shape, dtype) -> array` as `jax.nn.initializers` makes, the first and the last for
+        the output layer as well; the default if None.
       dtype: of inputs, states and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 
     Returns:
       A model with params {"kernel": [K, I, H], "recurrent_kernel": [L, O, H], "bias": [H],
       "output_kernel": [H, O], "output_bias": [O]} for K and L delays, drawn from
-      U(±1/√fan-in). The state is NARXState(xs, ys), zero at first.
+      U(±1/√fan-in) by default. The state is NARXState(xs, ys), zero at first.
 
     References:
       Notes, section 2; Lin et al. 1996, Learning long-term dependencies in NARX recurrent
@@ -99,6 +106,9 @@ def narx(
             check_delays("output_delays", output_delays, at_least=1),
             _checks.part("activation", activation),
             _checks.part("output_activation", output_activation, optional=True),
+        ),
+        inits=check_initializers(
+            kernel_init=kernel_init, recurrent_init=recurrent_init, bias_init=bias_init
         ),
         param_dtype=_checks.float_dtype("param_dtype", param_dtype, default=dtype),
     )
@@ -154,6 +164,7 @@ class NARX(Layer):
     hidden_size: int
     input_delays: tuple[int, ...]
     feedback: Feedback
+    inits: Initializers
 
     def __repr__(self) -> str:
         sizes = self.input_size, self.hidden_size, self.output_size
@@ -162,13 +173,15 @@ class NARX(Layer):
             "output_delays": self.feedback.delays,
             "activation": self.feedback.activation,
             "output_activation": self.feedback.output_activation,
+            **shown(self.inits),
         }
         return with_dtypes(call_text(narx, *sizes, **options), self.dtype, self.param_dtype)
 
     def init(self, key: Key) -> dict[str, jax.Array]:
         inputs = (len(self.input_delays), self.input_size, self.hidden_size)
         outputs = (len(self.feedback.delays), self.output_size, self.hidden_size)
-        return _feedback.init(key, inputs, outputs, self.output_size, self.param_dtype)
+        sizes = inputs, outputs, self.output_size
+        return _feedback.init(key, *sizes, self.inits, self.param_dtype)
 
     def initial_state(self, params: PyTree) -> NARXState:
         zeros = lambda *shape: jnp.zeros(shape, self.dtype)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from seqjax import _checks
 from seqjax._static import static_partial
 from seqjax._types import ActivateVJP, PyTree
+from seqjax.models._initial import PerGate
 from seqjax.models._recurrent import recurrent_cell, zero_vector
 from seqjax.models.cell import Cell
 from seqjax.ops.matmul import matmul
@@ -21,6 +22,10 @@ def rnn(
     hidden_size: int,
     *,
     activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
+    kernel_init: PerGate = None,
+    recurrent_init: PerGate = None,
+    bias_init: PerGate = None,
+    use_bias: bool = True,
     learn_initial_state: bool = False,
     dtype: Any = None,
     param_dtype: Any = None,
@@ -31,14 +36,17 @@ def rnn(
       input_size: I, the size of x(t).
       hidden_size: H, the size of h(t).
       activation: f, any function of one vector [H]; tanh and `jax.nn.relu` have hand-written rules.
+      kernel_init, recurrent_init, bias_init: what the parameters start from, each a function
+        `(key, shape, dtype) -> array` as `jax.nn.initializers` makes; the default if None.
+      use_bias: whether there is a b.
       learn_initial_state: whether h(-1) is a parameter (from zero) instead of zero.
       dtype: of inputs, states and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 
     Returns:
       A cell with params {"kernel": [I, H], "recurrent_kernel": [H, H], "bias": [H]}, all
-      drawn from U(±1/√H); and "initial_state": [H], zero at first, if it is learned. The state is
-      h, [H].
+      drawn from U(±1/√H) by default; and "initial_state": [H], zero at first, if it is learned. The
+      state is h, [H].
 
     References:
       Notes, sections 3 and 4; Elman 1990, Finding structure in time.
@@ -57,6 +65,10 @@ def rnn(
         gates=1,
         zero_state=zero_vector,
         options={"activation": activation},
+        kernel_init=kernel_init,
+        recurrent_init=recurrent_init,
+        bias_init=bias_init,
+        use_bias=use_bias,
         learn_initial_state=learn_initial_state,
         dtype=dtype,
         param_dtype=param_dtype,
@@ -69,7 +81,7 @@ def rnn(
 
 
 def project(params: PyTree, x: jax.Array) -> jax.Array:
-    return matmul(x, params["kernel"], params["bias"])
+    return matmul(x, params["kernel"], params.get("bias"))
 
 
 def preactivate(params: PyTree, h_prev: jax.Array, u: jax.Array) -> jax.Array:

@@ -14,8 +14,15 @@ from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.recurrence import Steps, over_steps
 from seqjax.models._delay_line import check_delays, extend, read_line, read_series
+from seqjax.models._initial import (
+    Array,
+    Initializers,
+    PerGate,
+    check_initializers,
+    draw_all,
+    shown,
+)
 from seqjax.models._layer import Layer
-from seqjax.models._uniform import uniform
 from seqjax.ops.matmul import add_bias
 
 __all__ = ["tdnn"]
@@ -27,6 +34,9 @@ def tdnn(
     *,
     delays: Sequence[int] = (0, 1, 2),
     activation: Callable | None = None,
+    kernel_init: PerGate = None,
+    bias_init: PerGate = None,
+    use_bias: bool = True,
     dtype: Any = None,
     param_dtype: Any = None,
 ) -> "TDNN":
@@ -41,12 +51,16 @@ def tdnn(
       output_size: O, the size of y(t).
       delays: integers, each larger than the one before: `range(8)`, or (0, 4, 8, 12).
       activation: f, any function of one vector [O]; the identity if None.
+      kernel_init, bias_init: what the parameters start from, each a function
+        `(key, shape, dtype) -> array` as `jax.nn.initializers` makes; the default if None.
+      use_bias: whether there is a b.
       dtype: of inputs and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 
     Returns:
       A model with params {"kernel": [K, I, O], "bias": [O]} for K delays, drawn from
-      U(±1/√(K I)). The state is the delay line, [N, I], the oldest x first, zero at first.
+      U(±1/√(K I)) by default. The state is the delay line, [N, I], the oldest x first, zero
+      at first.
 
     References:
       Notes, section 1; Waibel et al. 1989; Bai et al. 2018, arXiv:1803.01271 (TCN).
@@ -66,6 +80,7 @@ def tdnn(
         output_size=_checks.size("output_size", output_size),
         delays=check_delays("delays", delays, at_least=0),
         activation=_checks.part("activation", activation, optional=True),
+        inits=check_initializers(kernel_init=kernel_init, bias_init=bias_init, use_bias=use_bias),
         param_dtype=_checks.float_dtype("param_dtype", param_dtype, default=dtype),
     )
 
@@ -76,9 +91,10 @@ class TDNN(Layer):
 
     delays: tuple[int, ...]
     activation: Callable | None
+    inits: Initializers
 
     def __repr__(self) -> str:
-        options = {"delays": self.delays, "activation": self.activation}
+        options = {"delays": self.delays, "activation": self.activation, **shown(self.inits)}
         call = call_text(tdnn, self.input_size, self.output_size, **options)
         return with_dtypes(call, self.dtype, self.param_dtype)
 
@@ -89,8 +105,12 @@ class TDNN(Layer):
     def init(self, key: Key) -> dict[str, jax.Array]:
         kernel = (len(self.delays), self.input_size, self.output_size)
         bound = math.prod(kernel[:2]) ** -0.5
-        shapes = {"kernel": (kernel, bound), "bias": ((self.output_size,), bound)}
-        return uniform(_checks.keys(key, len(shapes)), shapes, self.param_dtype)
+        arrays = {
+            "kernel": Array(kernel, bound, "kernel_init"),
+            "bias": Array((self.output_size,), bound, "bias_init"),
+        }
+        keys = _checks.keys(key, len(arrays))
+        return draw_all(keys, arrays, self.inits, self.param_dtype)
 
     def initial_state(self, params: PyTree) -> jax.Array:
         return jnp.zeros((self.delays[-1], self.input_size), self.dtype)
@@ -108,5 +128,5 @@ class TDNN(Layer):
         return state, over_steps(self._activate, params, us)
 
     def _activate(self, params: PyTree, u: jax.Array) -> jax.Array:
-        z = add_bias(u, params["bias"])
+        z = add_bias(u, params.get("bias"))
         return z if self.activation is None else self.activation(z)

@@ -52,11 +52,16 @@ def matmul(x: Array, kernel: Array, bias: Array | None = None) -> jax.Array:
     else:
         # The precision that is in force here: the lowering runs when it no longer is.
         y = _matmul.bind(*vary_alike(rows, weights), precision=matmul_precision())
-    return y if shift is None else add_bias(y, shift)
+    return add_bias(y, shift)
 
 
-def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
-    """``y + bias`` for y [O] or [rows, O], the gradient of the bias summed as one over all rows."""
+def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """``y + bias`` for y [O] or [rows, O], the gradient of the bias summed as one over all rows.
+
+    Nothing is added where the bias is None.
+    """
+    if bias is None:
+        return y
     if has_explicit_axes(y, bias):
         return _add(bias, y)
     return _add_bias.bind(*vary_alike(bias, y))

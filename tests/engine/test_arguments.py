@@ -33,6 +33,8 @@ from support.wrong import (
 
 import seqjax as sj
 
+LAYER_INITS = {"kernel_init": None, "bias_init": None}
+INITS = {**LAYER_INITS, "recurrent_init": None}
 # Every public function with arguments that it takes.
 CALLS = {
     "BPTT": (bptt, {"chunk": None, "store": None, "truncate": None, "clip": None, "scan": None}),
@@ -58,8 +60,18 @@ CALLS = {
             "input_spec": None,
         },
     ),
-    "dense": (sj.dense, {"input_size": 3, "output_size": 4, "activation": None, **DTYPES}),
-    "elman": (sj.elman, {**SIZES, "activation": jnp.tanh, **DTYPES}),
+    "dense": (
+        sj.dense,
+        {
+            "input_size": 3,
+            "output_size": 4,
+            "activation": None,
+            **LAYER_INITS,
+            "use_bias": True,
+            **DTYPES,
+        },
+    ),
+    "elman": (sj.elman, {**SIZES, "activation": jnp.tanh, **INITS, "use_bias": True, **DTYPES}),
     "generate": (
         sj.generate,
         {
@@ -73,7 +85,19 @@ CALLS = {
             **SAMPLING,
         },
     ),
-    "gru": (sj.gru, {**SIZES, "reset_after": True, "learn_initial_state": True, **DTYPES}),
+    "gru": (
+        sj.gru,
+        {
+            **SIZES,
+            "reset_after": True,
+            "forget_bias": None,
+            "chrono": 30.0,
+            **INITS,
+            "use_bias": True,
+            "learn_initial_state": True,
+            **DTYPES,
+        },
+    ),
     "jordan": (
         sj.jordan,
         {
@@ -82,10 +106,22 @@ CALLS = {
             "decay": 0.5,
             "activation": jnp.tanh,
             "output_activation": None,
+            **INITS,
             **DTYPES,
         },
     ),
-    "lstm": (sj.lstm, {**SIZES, "forget_bias": 1.0, "learn_initial_state": True, **DTYPES}),
+    "lstm": (
+        sj.lstm,
+        {
+            **SIZES,
+            "forget_bias": 1.0,
+            "chrono": None,
+            **INITS,
+            "use_bias": True,
+            "learn_initial_state": True,
+            **DTYPES,
+        },
+    ),
     "matmul": (sj.matmul, {"x": XS, "kernel": jnp.ones((3, 2)), "bias": None}),
     "lru": (
         sj.lru,
@@ -137,10 +173,21 @@ CALLS = {
             "output_delays": (1, 2),
             "activation": jnp.tanh,
             "output_activation": None,
+            **INITS,
             **DTYPES,
         },
     ),
-    "rnn": (sj.rnn, {**SIZES, "activation": jnp.tanh, "learn_initial_state": True, **DTYPES}),
+    "rnn": (
+        sj.rnn,
+        {
+            **SIZES,
+            "activation": jnp.tanh,
+            **INITS,
+            "use_bias": True,
+            "learn_initial_state": True,
+            **DTYPES,
+        },
+    ),
     "sample": (sj.sample, {"key": KEY, "logits": jnp.ones(3), **SAMPLING}),
     "slstm": (
         sj.slstm,
@@ -149,7 +196,15 @@ CALLS = {
     "stack": (stack, {"models[0]": LSTM, "models[1]": sj.dense(4, 2)}),
     "tdnn": (
         sj.tdnn,
-        {"input_size": 3, "output_size": 4, "delays": (0, 2), "activation": None, **DTYPES},
+        {
+            "input_size": 3,
+            "output_size": 4,
+            "delays": (0, 2),
+            "activation": None,
+            **LAYER_INITS,
+            "use_bias": True,
+            **DTYPES,
+        },
     ),
     "teacher_force": (
         sj.teacher_force,
@@ -216,8 +271,8 @@ WRONG = {
 # Where one of them is right after all.
 NONE_FITS = re.compile(
     "(initial_)?state|length|mask|reset|forced|dtype|param_dtype|chunk|store|truncate|clip|top_k|"
-    "top_p|bias|forget_bias|output_activation|backward|encode|input_spec|(pre)?activate_vjp|"
-    "coefficients|feedthrough|scan"
+    "top_p|bias|forget_bias|chrono|(kernel|recurrent|bias)_init|output_activation|backward|encode|"
+    "input_spec|(pre)?activate_vjp|coefficients|feedthrough|scan"
 )
 FITS = {
     ("Cell", "name", "a string"),

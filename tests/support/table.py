@@ -117,6 +117,20 @@ def _two_directions(dtype):
     return sj.stack(below, both, sj.dense(2, 2, dtype=dtype))
 
 
+def _without_bias(dtype):
+    """Every layer that can do without one, and kernels that are drawn by gate."""
+    options = {"use_bias": False, "dtype": dtype}
+    zeros = jax.nn.initializers.zeros
+    return sj.stack(
+        sj.lstm(I, 3, recurrent_init=(None, None, zeros, None), **options),
+        sj.gru(3, 3, **options),
+        sj.gru(3, 3, reset_after=False, **options),
+        sj.rnn(3, 3, kernel_init=(None,), **options),
+        sj.tdnn(3, 3, delays=(0, 2), **options),
+        sj.dense(3, 2, **options),
+    )
+
+
 CASES = [
     Case("rnn", lambda dtype: sj.rnn(I, 4, dtype=dtype)),
     Case("rnn-relu", lambda dtype: sj.rnn(I, 4, activation=jax.nn.relu, dtype=dtype), variant=True),
@@ -153,6 +167,7 @@ CASES = [
         lambda dtype: sj.stack(sj.gru(I, I, dtype=dtype), _own(dtype)),
         variant=True,
     ),
+    Case("stack-without-bias", _without_bias, variant=True),
     Case("elman", lambda dtype: sj.elman(I, 4, dtype=dtype), partial=True),
     Case(
         "jordan",
