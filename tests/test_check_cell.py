@@ -35,7 +35,7 @@ def negated(rule, leaf):
     return spoilt_rule
 
 
-@pytest.mark.parametrize("gate", Gates._fields)
+@pytest.mark.parametrize("gate", [name for name in Gates._fields if len(name) == 1])
 def test_a_wrong_gate_is_named_with_its_time_and_error(gate):
     message = rf"activate_vjp: dz\.{gate} at t=\d, element \[\d\] is off: by hand .*, autodiff .*"
     with pytest.raises(AssertionError, match=message + r"relative error 2\.0e\+00"):

@@ -13,13 +13,14 @@ import torch
 jax.config.update("jax_enable_x64", True)
 TESTS = pathlib.Path(__file__).resolve().parent.parent / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "models")]
-from test_torch_reference import GATES, REFERENCE, inputs, weights  # noqa: E402  found by then
+from test_torch_reference import GATES, REFERENCE, P, inputs, weights  # noqa: E402  found by then
 
 MAKE = {
     "lstm": torch.nn.LSTM,
     "gru": torch.nn.GRU,
     "rnn_tanh": lambda *sizes: torch.nn.RNN(*sizes, nonlinearity="tanh"),
     "rnn_relu": lambda *sizes: torch.nn.RNN(*sizes, nonlinearity="relu"),
+    "lstm_projected": lambda *sizes: torch.nn.LSTM(*sizes, proj_size=P),
 }
 
 
@@ -35,8 +36,9 @@ def reference(name):
     with torch.no_grad():
         for key, value in weights(name).items():
             getattr(module, f"{key}_l0").copy_(torch.tensor(value))
-    is_lstm = name == "lstm"
-    state = (h[None], c[None]) if is_lstm else h[None]
+    is_lstm = name.startswith("lstm")
+    start = h @ module.weight_hr_l0.T if name == "lstm_projected" else h
+    state = (start[None], c[None]) if is_lstm else start[None]
     ys, final = module(x, state)
     final = [s[0] for s in final] if is_lstm else [final[0]]
     loss = (ys * torch.tensor(given["w"])).sum()

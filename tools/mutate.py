@@ -32,7 +32,16 @@ QUICK_LIMIT, WHOLE_LIMIT = 300, 3600  # seconds
 # What is mutated: functions, inner ones included, and module-level statements (`x.defvjp(...)`).
 RULES = {
     "seqjax/models/rnn.py": ["tanh_vjp", "relu_vjp", "other_vjp", "preactivate_vjp"],
-    "seqjax/models/lstm.py": ["activate_vjp", "preactivate_vjp"],
+    "seqjax/models/lstm.py": ["activate_vjp", "update_vjp", "output_vjp", "preactivate_vjp"],
+    "seqjax/models/_lstm_variants.py": [
+        "coupled_update_vjp",
+        "peephole_preactivate_vjp",
+        "peephole_output_vjp",
+        "normed_output_vjp",
+        "projected_preactivate_vjp",
+    ],
+    "seqjax/models/_layer_norm.py": ["normalize_vjp", "normed_product_vjp"],
+    "seqjax/models/_parts.py": ["product_vjp"],
     "seqjax/models/gru.py": [
         "activate_after_vjp",
         "preactivate_after_vjp",
@@ -114,6 +123,9 @@ HALF = "tests/engine/test_user_functions.py tests/laws/test_half_precision.py"
 QUICK = {
     "seqjax/models/rnn.py": "its_function and (rnn or elu)",
     "seqjax/models/lstm.py": "its_function and lstm",
+    "seqjax/models/_lstm_variants.py": "its_function and lstm",
+    "seqjax/models/_layer_norm.py": "its_function and norm",
+    "seqjax/models/_parts.py": "its_function and (lstm or after)",
     "seqjax/models/gru.py": "its_function and (after or before)",
     "seqjax/models/slstm.py": f"{RULE_TESTS} tests/models/test_slstm.py",
     "seqjax/models/_feedback.py": "its_function and (jordan or narx)",

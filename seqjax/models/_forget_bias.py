@@ -33,7 +33,7 @@ def check_forget_bias(
 
 
 def forget_bias_params(
-    forget_bias: float | None, chrono: float | None, *, gates: int, keep: int, opposed: int | None
+    forget_bias: float | None, chrono: float | None, gates: int, keep: int, opposed: int | None
 ) -> tuple[Callable, ...]:
     """What `recurrent_cell` does to the initial parameters: nothing if neither is given.
 

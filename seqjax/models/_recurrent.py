@@ -10,7 +10,13 @@ from seqjax import _checks
 from seqjax._static import call_text, static_partial
 from seqjax._tree import cast
 from seqjax._types import Key, PyTree
-from seqjax.models._initial import Array, Initializers, check_initializers, draw_all, shown
+from seqjax.models._initial import (
+    Array,
+    Initializers,
+    check_initializers,
+    draw_all,
+    shown,
+)
 from seqjax.models.cell import Cell
 
 
@@ -20,6 +26,7 @@ def recurrent_cell(
     hidden_size: int,
     *,
     gates: int,
+    read_size: int | None = None,
     zero_state: Callable[[int, Any], PyTree],
     options: dict[str, Any],
     dtype: Any,
@@ -32,12 +39,13 @@ def recurrent_cell(
     extra_params: Sequence[Callable[[Key, dict, float], dict]] = (),
     **functions: Callable | None,
 ) -> Cell:
-    """A cell with a kernel [I, G·H], a recurrent kernel [H, G·H] and a bias [G·H].
+    """A cell with a kernel [I, G·H], a recurrent kernel [R, G·H] and a bias [G·H].
 
     Args:
       factory: the public function that makes it, and names it.
       input_size, hidden_size: I and H.
       gates: G.
+      read_size: R, the size of what is read of h(t-1); H if None.
       zero_state: `zero_state(hidden_size, dtype)`, the state of zeros.
       options: those of `factory` beside the ones below, as they are shown.
       dtype, param_dtype, learn_initial_state: of `factory`.
@@ -64,6 +72,7 @@ def recurrent_cell(
             _init,
             input_size,
             hidden_size,
+            hidden_size if read_size is None else read_size,
             gates,
             inits,
             tuple(extra_params),
@@ -81,6 +90,7 @@ def recurrent_cell(
 def _init(
     input_size: int,
     hidden_size: int,
+    read_size: int,
     gates: int,
     inits: Initializers,
     extra_params: tuple[Callable, ...],
@@ -93,7 +103,7 @@ def _init(
     bound, width = hidden_size**-0.5, gates * hidden_size
     arrays = {
         "kernel": Array((input_size, width), bound, "kernel_init", gates),
-        "recurrent_kernel": Array((hidden_size, width), bound, "recurrent_init", gates),
+        "recurrent_kernel": Array((read_size, width), bound, "recurrent_init", gates),
         "bias": Array((width,), bound, "bias_init", gates),
     }
     *keys, key_extra = _checks.keys(key, len(arrays) + 1)

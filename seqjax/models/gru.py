@@ -1,5 +1,6 @@
 """The gated recurrent unit."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,8 @@ from seqjax._static import static_partial
 from seqjax._types import Key, PyTree
 from seqjax.models._forget_bias import check_forget_bias, forget_bias_params
 from seqjax.models._initial import Array, PerGate, draw
+from seqjax.models._layer_norm import NORMED_PRODUCT, add_scales
+from seqjax.models._parts import PRODUCT, Part, around, has_rules, pointwise
 from seqjax.models._recurrent import recurrent_cell, zero_vector
 from seqjax.models.cell import Cell
 from seqjax.ops.matmul import add_bias, matmul
@@ -40,6 +43,9 @@ def gru(
     hidden_size: int,
     *,
     reset_after: bool = True,
+    layer_norm: bool = False,
+    gate_activation: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid,
+    activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
     forget_bias: float | None = None,
     chrono: float | None = None,
     kernel_init: PerGate = None,
@@ -57,11 +63,18 @@ def gru(
         n = W1 x(t) + b + W11 (σ(r) h(t-1))                  reset before it
         h(t) = (1 - σ(z)) tanh(n) + σ(z) h(t-1),  y(t) = h(t)
 
+    With layer norm the products W1 x(t) and W11 h(t-1), of all gates together, are
+    s1 LN(W1 x(t)) and s11 LN(W11 h(t-1)), LN(a) = (a - mean(a)) / √(var(a) + 10⁻⁵).
+
     Args:
       input_size: I, the size of x(t).
       hidden_size: H, the size of h(t).
       reset_after: where the reset gate acts: after the matmul (PyTorch, cuDNN, Flax), or
         before it (Cho et al. 2014; Haiku).
+      layer_norm: whether there is layer normalization; with the reset after the matmul alone.
+      gate_activation: any function of one vector [H], in the place of σ. The rules of the gradient
+        are hand-written for σ and tanh, and JAX's own for other functions.
+      activation: any function of one vector [H], in the place of tanh.
       forget_bias: what the bias of z, which keeps the state, starts from; drawn like the rest if
         None.
       chrono: the number of steps T_max to remember for: the bias of z starts from
@@ -78,11 +91,12 @@ def gru(
     Returns:
       A cell with params {"kernel": [I, 3H], "recurrent_kernel": [H, 3H], "bias": [3H]}, and
       "recurrent_bias": [H] (b_m) if the reset comes after, all drawn from U(±1/√H) by default;
-      and "initial_state": [H], zero at first, if it is learned. The state is h, [H].
+      the gains "kernel_scale" and "recurrent_kernel_scale": [3H] of layer norm, one at first; and
+      "initial_state": [H], zero at first, if it is learned. The state is h, [H].
 
     References:
-      Cho et al. 2014, arXiv:1406.1078; Tallec & Ollivier 2018, arXiv:1804.11188 (chrono); notes,
-      section 3.
+      Cho et al. 2014, arXiv:1406.1078; Tallec & Ollivier 2018, arXiv:1804.11188 (chrono); Ba
+      et al. 2016, arXiv:1607.06450 (layer norm); notes, section 3.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> cell = sj.gru(3, 4)
@@ -91,17 +105,40 @@ def gru(
     ((4,), (10, 4))
     """
     reset_after = _checks.flag("reset_after", reset_after)
+    gate = pointwise("gate_activation", gate_activation)
+    candidate = pointwise("activation", activation)
     forget_bias, chrono = check_forget_bias(forget_bias, chrono, use_bias)
     extra_params = forget_bias_params(forget_bias, chrono, gates=3, keep=1, opposed=None)
     if reset_after and use_bias:
         extra_params = (static_partial(add_recurrent_bias, bias_init), *extra_params)
+    layer_norm = _checks.flag("layer_norm", layer_norm)
+    if layer_norm:
+        if not reset_after:
+            raise ValueError(_checks.mismatch("layer_norm", "False with reset_after=False", True))
+        extra_params += (add_scales,)
+    linear = NORMED_PRODUCT if layer_norm else PRODUCT
+    # How z(t), the pre-activations, and h(t) are made: each is a function and its rule.
+    if reset_after:
+        make_z = around(Part(preactivate_after, preactivate_after_vjp), linear)
+        make_h = Part(static_partial(activate_after, gate, candidate), activate_after_vjp)
+    else:
+        make_z = Part(static_partial(preactivate_before, gate), preactivate_before_vjp)
+        make_h = Part(static_partial(activate_before, gate, candidate), activate_before_vjp)
+    ruled = has_rules(gate_activation, activation)
     return recurrent_cell(
         gru,
         input_size,
         hidden_size,
         gates=3,
         zero_state=zero_vector,
-        options={"reset_after": reset_after, "forget_bias": forget_bias, "chrono": chrono},
+        options={
+            "reset_after": reset_after,
+            "layer_norm": layer_norm,
+            "gate_activation": gate_activation,
+            "activation": activation,
+            "forget_bias": forget_bias,
+            "chrono": chrono,
+        },
         kernel_init=kernel_init,
         recurrent_init=recurrent_init,
         bias_init=bias_init,
@@ -110,13 +147,17 @@ def gru(
         learn_initial_state=learn_initial_state,
         dtype=dtype,
         param_dtype=param_dtype,
-        project=project,
-        **(RESET_AFTER if reset_after else RESET_BEFORE),
+        project=static_partial(project, linear.function),
+        preactivate=make_z.function,
+        preactivate_vjp=make_z.rule if ruled or reset_after else None,
+        activate=make_h.function,
+        activate_vjp=make_h.rule if ruled else None,
     )
 
 
-def project(params: PyTree, x: jax.Array) -> Gates:
-    return Gates(*jnp.split(matmul(x, params["kernel"], params.get("bias")), 3, axis=-1))
+def project(linear: Callable, params: PyTree, x: jax.Array) -> Gates:
+    stacked = add_bias(linear(params, "kernel", x), params.get("bias"))
+    return Gates(*jnp.split(stacked, 3, axis=-1))
 
 
 # Reset after the matmul.
@@ -127,20 +168,28 @@ def add_recurrent_bias(bias_init: PerGate, key: Key, params: dict, bound: float)
     return params | {"recurrent_bias": draw(key, array, init, kernel.dtype)}
 
 
-def preactivate_after(params: PyTree, h_prev: jax.Array, u: Gates) -> GatesAfter:
-    r, z, m = jnp.split(matmul(h_prev, params["recurrent_kernel"]), 3, axis=-1)
+def preactivate_after(linear: Callable, params: PyTree, h_prev: jax.Array, u: Gates) -> GatesAfter:
+    r, z, m = jnp.split(linear(params, "recurrent_kernel", h_prev), 3, axis=-1)
     return GatesAfter(u.r + r, u.z + z, u.n, add_bias(m, params.get("recurrent_bias")))
 
 
 def preactivate_after_vjp(
-    params: PyTree, h_prev: jax.Array, u: Gates, z: GatesAfter, dz: GatesAfter
+    linear_vjp: Callable,
+    params: PyTree,
+    h_prev: jax.Array,
+    u: Gates,
+    z: GatesAfter,
+    dz: GatesAfter,
 ) -> jax.Array:
-    return matmul(jnp.concatenate([dz.r, dz.z, dz.m], axis=-1), params["recurrent_kernel"].T)
+    stacked = jnp.concatenate([dz.r, dz.z, dz.m], axis=-1)
+    return linear_vjp(params, "recurrent_kernel", h_prev, stacked)
 
 
-def activate_after(z: GatesAfter, h_prev: jax.Array) -> jax.Array:
-    n = jnp.tanh(z.n + sigmoid(z.r) * z.m)
-    return n + sigmoid(z.z) * (h_prev - n)
+def activate_after(
+    gate: Callable, activation: Callable, z: GatesAfter, h_prev: jax.Array
+) -> jax.Array:
+    n = activation(z.n + gate(z.r) * z.m)
+    return n + gate(z.z) * (h_prev - n)
 
 
 def activate_after_vjp(
@@ -159,11 +208,11 @@ def activate_after_vjp(
 
 
 # Reset before the matmul: r acts inside `preactivate`, which is then not linear in h(t-1).
-def preactivate_before(params: PyTree, h_prev: jax.Array, u: Gates) -> Gates:
+def preactivate_before(gate: Callable, params: PyTree, h_prev: jax.Array, u: Gates) -> Gates:
     to_gates, to_candidate = _split_kernel(params, h_prev.size)
     r, z = jnp.split(matmul(h_prev, to_gates), 2, axis=-1)
     r = u.r + r
-    return Gates(r, u.z + z, u.n + matmul(sigmoid(r) * h_prev, to_candidate))
+    return Gates(r, u.z + z, u.n + matmul(gate(r) * h_prev, to_candidate))
 
 
 def preactivate_before_vjp(
@@ -176,9 +225,9 @@ def preactivate_before_vjp(
     return d_gated * r + matmul(jnp.concatenate([dr, dz.z], axis=-1), to_gates.T)
 
 
-def activate_before(z: Gates, h_prev: jax.Array) -> jax.Array:
-    n = jnp.tanh(z.n)
-    return n + sigmoid(z.z) * (h_prev - n)
+def activate_before(gate: Callable, activation: Callable, z: Gates, h_prev: jax.Array) -> jax.Array:
+    n = activation(z.n)
+    return n + gate(z.z) * (h_prev - n)
 
 
 def activate_before_vjp(
@@ -195,17 +244,3 @@ def activate_before_vjp(
 
 def _split_kernel(params: PyTree, hidden_size: int) -> list[jax.Array]:
     return jnp.split(params["recurrent_kernel"], [2 * hidden_size], axis=1)
-
-
-RESET_AFTER: dict[str, Any] = {
-    "preactivate": preactivate_after,
-    "preactivate_vjp": preactivate_after_vjp,
-    "activate": activate_after,
-    "activate_vjp": activate_after_vjp,
-}
-RESET_BEFORE: dict[str, Any] = {
-    "preactivate": preactivate_before,
-    "preactivate_vjp": preactivate_before_vjp,
-    "activate": activate_before,
-    "activate_vjp": activate_before_vjp,
-}

@@ -1,5 +1,6 @@
 """Long short-term memory."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -7,12 +8,28 @@ import jax.numpy as jnp
 from jax import export
 from jax.nn import sigmoid
 
+from seqjax import _checks
+from seqjax._static import static_partial
 from seqjax._types import PyTree
 from seqjax.models._forget_bias import check_forget_bias, forget_bias_params
 from seqjax.models._initial import PerGate
+from seqjax.models._layer_norm import NORMED_PRODUCT, add_scales
+from seqjax.models._lstm_variants import (
+    CELL_NORM,
+    COUPLED_UPDATE,
+    NORMED_OUTPUT,
+    PEEPHOLE_OUTPUT,
+    PEEPHOLES,
+    PROJECTION,
+    add_cell_norm,
+    add_peepholes,
+    add_projection,
+    projected_readout,
+)
+from seqjax.models._parts import PRODUCT, Part, around, has_rules, pointwise
 from seqjax.models._recurrent import recurrent_cell
 from seqjax.models.cell import Cell
-from seqjax.ops.matmul import matmul
+from seqjax.ops.matmul import add_bias
 
 __all__ = ["LSTMState", "lstm"]
 
@@ -28,18 +45,28 @@ export.register_namedtuple_serialization(LSTMState, serialized_name="seqjax.LSTM
 
 
 class Gates(NamedTuple):
-    """One array per gate: slices of one array of [4H] do not vectorize in the loop."""
+    """Pre-activations, an array each: slices of one array of [4H] do not vectorize in the loop.
 
-    i: jax.Array
+    There is no i if the gates are coupled; `beside_o` are parameters that the output needs.
+    """
+
+    i: Any  # an array, or None
     f: jax.Array
     g: jax.Array
     o: jax.Array
+    beside_o: tuple[jax.Array, ...] = ()
 
 
 def lstm(
     input_size: int,
     hidden_size: int,
     *,
+    peepholes: bool = False,
+    coupled: bool = False,
+    projection_size: int | None = None,
+    layer_norm: bool = False,
+    gate_activation: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid,
+    activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
     forget_bias: float | None = None,
     chrono: float | None = None,
     kernel_init: PerGate = None,
@@ -56,9 +83,25 @@ def lstm(
         c(t) = σ(f) c(t-1) + σ(i) tanh(g)
         h(t) = σ(o) tanh(c(t)),  y(t) = h(t)
 
+    Variants, any of them together, but for peepholes with layer norm:
+
+        peepholes     w_i c(t-1) is added to i, w_f c(t-1) to f, w_o c(t) to o
+        coupled       c(t) = σ(f) c(t-1) + (1 - σ(f)) tanh(g), and there is no i
+        projection    y(t) = h(t) W_p, and W11 reads y(t-1) in the place of h(t-1)
+        layer norm    i, f, g, o = s1 LN(W1 x(t)) + s11 LN(W11 h(t-1)) + b
+                      h(t) = σ(o) tanh(s_c LN(c(t)) + b_c)
+                      LN(a) = (a - mean(a)) / √(var(a) + 10⁻⁵), over all gates together
+
     Args:
       input_size: I, the size of x(t).
       hidden_size: H, the size of h(t) and c(t).
+      peepholes: whether the gates see the cell state.
+      coupled: whether f is also what i is: the gates are then (f, g, o).
+      projection_size: P, the size of y(t) (PyTorch's proj_size); there is no W_p if None.
+      layer_norm: whether there is layer normalization.
+      gate_activation: any function of one vector [H], in the place of σ. The rules of the gradient
+        are hand-written for σ and tanh, and JAX's own for other functions.
+      activation: any function of one vector [H], in the place of tanh.
       forget_bias: what the bias of f starts from (1 is common); drawn like the rest if None.
       chrono: the number of steps T_max to remember for: the bias of f starts from
         log U(1, T_max - 1), that of i from its negative. These two go before `bias_init`.
@@ -76,9 +119,18 @@ def lstm(
       all drawn from U(±1/√H) by default; and "initial_state", zero at first, if it is learned. The
       state is LSTMState(h, c).
 
+      With coupled gates these kernels and the bias have 3H columns. The variants add, drawn alike,
+      "peepholes": [3H], w_i, w_f and w_o side by side (coupled: [2H], w_f and w_o), and
+      "projection": [H, P]; the recurrent kernel then is [P, 4H], and the h of the state is not
+      projected. Layer norm adds "kernel_scale" and "recurrent_kernel_scale": [4H], "cell_scale":
+      [H], one at first, and "cell_bias": [H], zero at first.
+
     References:
       Hochreiter & Schmidhuber 1997; Gers et al. 2000 (forget gate); Jozefowicz et al. 2015
-      (forget bias); Tallec & Ollivier 2018, arXiv:1804.11188 (chrono); notes, section 3.
+      (forget bias); Tallec & Ollivier 2018, arXiv:1804.11188 (chrono); Gers & Schmidhuber 2000,
+      Recurrent nets that time and count (peepholes); Greff et al. 2017, arXiv:1503.04069 (coupled
+      gates); Sak et al. 2014, arXiv:1402.1128 (projection); Ba et al. 2016, arXiv:1607.06450
+      (layer norm); notes, section 3.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> cell = sj.lstm(3, 4, forget_bias=1.0)
@@ -86,15 +138,51 @@ def lstm(
     >>> state.h.shape, state.c.shape, ys.shape
     ((4,), (4,), (10, 4))
     """
+    hidden_size = _checks.size("hidden_size", hidden_size)
+    flags = {"peepholes": peepholes, "coupled": coupled, "layer_norm": layer_norm}
+    peepholes, coupled, layer_norm = (_checks.flag(name, value) for name, value in flags.items())
+    if layer_norm and peepholes:
+        raise ValueError(_checks.mismatch("layer_norm", "False with peepholes=True", True))
+    gates, keep, opposed = (3, 0, None) if coupled else (4, 1, 0)
     forget_bias, chrono = check_forget_bias(forget_bias, chrono, use_bias)
+    extra_params = forget_bias_params(forget_bias, chrono, gates, keep, opposed)
+    # How z(t), c(t) and h(t) are made: each is a function and its rule.
+    linear = NORMED_PRODUCT if layer_norm else PRODUCT
+    make_z = around(Part(static_partial(preactivate, gates), preactivate_vjp), linear)
+    make_c = COUPLED_UPDATE if coupled else Part(update, update_vjp)
+    make_h, read = Part(output, output_vjp), readout
+    if peepholes:
+        make_z, make_h = around(PEEPHOLES, make_z), PEEPHOLE_OUTPUT
+        extra_params += (static_partial(add_peepholes, hidden_size, gates - 1),)
+    if layer_norm:
+        make_z, make_h = around(CELL_NORM, make_z), NORMED_OUTPUT
+        extra_params += (add_scales, static_partial(add_cell_norm, hidden_size))
+    if projection_size is not None:
+        projection_size = _checks.size("projection_size", projection_size)
+        make_z, read = around(PROJECTION, make_z), projected_readout
+        extra_params += (static_partial(add_projection, hidden_size, projection_size),)
+    functions = (
+        pointwise("gate_activation", gate_activation),
+        pointwise("activation", activation),
+    )
     return recurrent_cell(
         lstm,
         input_size,
         hidden_size,
-        gates=4,
-        extra_params=forget_bias_params(forget_bias, chrono, gates=4, keep=1, opposed=0),
+        gates=gates,
+        read_size=projection_size,
+        extra_params=extra_params,
         zero_state=zero_state,
-        options={"forget_bias": forget_bias, "chrono": chrono},
+        options={
+            "peepholes": peepholes,
+            "coupled": coupled,
+            "projection_size": projection_size,
+            "layer_norm": layer_norm,
+            "gate_activation": gate_activation,
+            "activation": activation,
+            "forget_bias": forget_bias,
+            "chrono": chrono,
+        },
         kernel_init=kernel_init,
         recurrent_init=recurrent_init,
         bias_init=bias_init,
@@ -102,12 +190,17 @@ def lstm(
         learn_initial_state=learn_initial_state,
         dtype=dtype,
         param_dtype=param_dtype,
-        project=project,
-        preactivate=preactivate,
-        preactivate_vjp=preactivate_vjp,
-        activate=activate,
-        activate_vjp=activate_vjp,
-        readout=readout,
+        project=static_partial(project, gates, linear.function),
+        preactivate=make_z.function,
+        preactivate_vjp=make_z.rule,
+        activate=static_partial(
+            activate,
+            *(static_partial(part.function, *functions) for part in (make_c, make_h)),
+        ),
+        activate_vjp=static_partial(activate_vjp, make_c.rule, make_h.rule)
+        if has_rules(gate_activation, activation)
+        else None,
+        readout=read,
     )
 
 
@@ -115,39 +208,68 @@ def zero_state(hidden_size: int, dtype: Any) -> LSTMState:
     return LSTMState(jnp.zeros(hidden_size, dtype), jnp.zeros(hidden_size, dtype))
 
 
-def project(params: PyTree, x: jax.Array) -> Gates:
-    return Gates(*jnp.split(matmul(x, params["kernel"], params.get("bias")), 4, axis=-1))
+def by_gate(gates: int, stacked: jax.Array) -> Gates:
+    *i, f, g, o = jnp.split(stacked, gates, axis=-1)
+    return Gates(i[0] if i else None, f, g, o)
 
 
-def preactivate(params: PyTree, h_prev: LSTMState, u: Gates) -> Gates:
-    recurrent = jnp.split(matmul(h_prev.h, params["recurrent_kernel"]), 4, axis=-1)
-    return Gates(*(a + b for a, b in zip(u, recurrent, strict=True)))
+def project(gates: int, linear: Callable, params: PyTree, x: jax.Array) -> Gates:
+    return by_gate(gates, add_bias(linear(params, "kernel", x), params.get("bias")))
 
 
-def preactivate_vjp(params: PyTree, h_prev: LSTMState, u: Gates, z: Gates, dz: Gates) -> LSTMState:
-    dh = matmul(jnp.concatenate(dz, axis=-1), params["recurrent_kernel"].T)
+def preactivate(gates: int, linear: Callable, params: PyTree, h_prev: LSTMState, u: Gates) -> Gates:
+    recurrent = by_gate(gates, linear(params, "recurrent_kernel", h_prev.h))
+    return jax.tree.map(jnp.add, u, recurrent)
+
+
+def preactivate_vjp(
+    linear_vjp: Callable, params: PyTree, h_prev: LSTMState, u: Gates, z: Gates, dz: Gates
+) -> LSTMState:
+    stacked = jnp.concatenate(jax.tree.leaves((dz.i, dz.f, dz.g, dz.o)), axis=-1)
+    dh = linear_vjp(params, "recurrent_kernel", h_prev.h, stacked)
     return LSTMState(dh, jnp.zeros_like(h_prev.c))
 
 
-def activate(z: Gates, h_prev: LSTMState) -> LSTMState:
-    c = sigmoid(z.f) * h_prev.c + sigmoid(z.i) * jnp.tanh(z.g)
-    return LSTMState(sigmoid(z.o) * jnp.tanh(c), c)
+# c(t) = σ(f) c(t-1) + σ(i) tanh(g)
+def update(gate: Callable, activation: Callable, z: Gates, c_prev: jax.Array) -> jax.Array:
+    return gate(z.f) * c_prev + gate(z.i) * activation(z.g)
+
+
+def update_vjp(z: Gates, c_prev: jax.Array, dc: jax.Array) -> tuple[dict, jax.Array]:
+    i, f, g = sigmoid(z.i), sigmoid(z.f), jnp.tanh(z.g)
+    # Each is dc times a factor, which does not need it and is computed outside of the loop.
+    d_i = dc * (g * (i * (1 - i)))
+    d_f = dc * (c_prev * (f * (1 - f)))
+    d_g = dc * (i * (1 - g * g))
+    return {"i": d_i, "f": d_f, "g": d_g}, dc * f
+
+
+# h(t) = σ(o) tanh(c(t))
+def output(gate: Callable, activation: Callable, z: Gates, c: jax.Array) -> jax.Array:
+    return gate(z.o) * activation(c)
+
+
+def output_vjp(z: Gates, c: jax.Array, dh: jax.Array) -> tuple[dict, jax.Array]:
+    o, tanh_c = sigmoid(z.o), jnp.tanh(c)
+    return {"o": dh * (tanh_c * (o * (1 - o)))}, dh * (o * (1 - tanh_c * tanh_c))
+
+
+def activate(make_c: Callable, make_h: Callable, z: Gates, h_prev: LSTMState) -> LSTMState:
+    c = make_c(z, h_prev.c)
+    return LSTMState(make_h(z, c), c)
 
 
 def activate_vjp(
-    z: Gates, h_prev: LSTMState, h: LSTMState, dh: LSTMState
+    make_c_vjp: Callable,
+    make_h_vjp: Callable,
+    z: Gates,
+    h_prev: LSTMState,
+    h: LSTMState,
+    dh: LSTMState,
 ) -> tuple[Gates, LSTMState]:
-    i, f, g, o = sigmoid(z.i), sigmoid(z.f), jnp.tanh(z.g), sigmoid(z.o)
-    tanh_c = jnp.tanh(h.c)
-    dc = dh.c + dh.h * (o * (1 - tanh_c * tanh_c))
-    # Each is dh or dc times a factor, which needs neither and is computed outside of the loop.
-    dz = Gates(
-        i=dc * (g * (i * (1 - i))),
-        f=dc * (h_prev.c * (f * (1 - f))),
-        g=dc * (i * (1 - g * g)),
-        o=dh.h * (tanh_c * (o * (1 - o))),
-    )
-    return dz, LSTMState(jnp.zeros_like(h_prev.h), dc * f)
+    d_output, dc = make_h_vjp(z, h.c, dh.h)
+    d_update, dc_prev = make_c_vjp(z, h_prev.c, dh.c + dc)
+    return Gates(**d_update, **d_output), LSTMState(jnp.zeros_like(h_prev.h), dc_prev)
 
 
 def readout(params: PyTree, h: LSTMState) -> jax.Array:

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import re
 
+import jax
 import jax.numpy as jnp
 import optax
 import pytest
@@ -34,6 +35,7 @@ from support.wrong import (
 import seqjax as sj
 
 LAYER_INITS = {"kernel_init": None, "bias_init": None}
+FUNCTIONS = {"gate_activation": jax.nn.sigmoid, "activation": jnp.tanh}
 INITS = {**LAYER_INITS, "recurrent_init": None}
 # Every public function with arguments that it takes.
 CALLS = {
@@ -90,6 +92,8 @@ CALLS = {
         {
             **SIZES,
             "reset_after": True,
+            "layer_norm": True,
+            **FUNCTIONS,
             "forget_bias": None,
             "chrono": 30.0,
             **INITS,
@@ -114,6 +118,11 @@ CALLS = {
         sj.lstm,
         {
             **SIZES,
+            "peepholes": True,
+            "coupled": True,
+            "projection_size": 2,
+            "layer_norm": False,
+            **FUNCTIONS,
             "forget_bias": 1.0,
             "chrono": None,
             **INITS,
@@ -271,8 +280,8 @@ WRONG = {
 # Where one of them is right after all.
 NONE_FITS = re.compile(
     "(initial_)?state|length|mask|reset|forced|dtype|param_dtype|chunk|store|truncate|clip|top_k|"
-    "top_p|bias|forget_bias|chrono|(kernel|recurrent|bias)_init|output_activation|backward|encode|"
-    "input_spec|(pre)?activate_vjp|coefficients|feedthrough|scan"
+    "top_p|bias|forget_bias|chrono|projection_size|(kernel|recurrent|bias)_init|"
+    "output_activation|backward|encode|input_spec|(pre)?activate_vjp|coefficients|feedthrough|scan"
 )
 FITS = {
     ("Cell", "name", "a string"),

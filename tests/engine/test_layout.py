@@ -132,6 +132,7 @@ OF_OWN_FUNCTIONS = {"structured-without-rules", "own-step", "memory", "stack-wit
 PRINTED = [case for case in CASES if case.name not in OF_OWN_FUNCTIONS]
 NAMES = {name: getattr(sj, name) for name in PUBLIC} | {"bfloat16": jnp.bfloat16}
 NAMES |= {f.__name__: f for f in (jax.nn.relu, jax.nn.elu, jax.nn.softmax, jnp.tanh)}
+NAMES |= {f.__name__: f for f in (jax.nn.hard_sigmoid, jax.nn.soft_sign)}
 NAMES |= {f.__name__: f for f in (jax.nn.initializers.zeros, jax.nn.initializers.ones)}
 
 

@@ -25,7 +25,13 @@ CELLS = {
     "rnn": sj.rnn(I, H, dtype=jnp.float64),
     "relu": sj.rnn(I, H, activation=jax.nn.relu, dtype=jnp.float64),
     "lstm": sj.lstm(I, H, dtype=jnp.float64),
+    "lstm-peephole": sj.lstm(I, H, peepholes=True, dtype=jnp.float64),
+    "lstm-coupled": sj.lstm(I, H, coupled=True, dtype=jnp.float64),
+    "lstm-both": sj.lstm(I, H, peepholes=True, coupled=True, dtype=jnp.float64),
+    "lstm-projected": sj.lstm(I, H, projection_size=2, dtype=jnp.float64),
+    "lstm-norm": sj.lstm(I, H, layer_norm=True, dtype=jnp.float64),
     "after": sj.gru(I, H, dtype=jnp.float64),
+    "after-norm": sj.gru(I, H, layer_norm=True, dtype=jnp.float64),
     "before": sj.gru(I, H, reset_after=False, dtype=jnp.float64),
     "slstm": sj.slstm(I, 3 * H, heads=H, dtype=jnp.float64),  # units of either branch
     "slstm-exp": sj.slstm(I, H, forget_gate="exp", dtype=jnp.float64),

@@ -16,16 +16,22 @@ from support.comparison import assert_close
 import seqjax as sj
 
 REFERENCE = pathlib.Path(__file__).with_name("torch_reference.json")
-T, I, H = 5, 3, 4  # noqa: E741
-GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+T, I, H, P = 5, 3, 4, 2  # noqa: E741
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1, "lstm_projected": 4}
 
 
 def wave(*shape, phase):
     return np.sin(np.arange(1.0, 1.0 + np.prod(shape)) * 1.7 + phase).reshape(shape)
 
 
+def output_size(name):
+    return P if name == "lstm_projected" else H
+
+
 def inputs(name):
-    shapes = {"x": (T, I), "h": (H,), "c": (H,), "w": (T, H), "w_h": (H,), "w_c": (H,)}
+    """x, h(-1) (which PyTorch is given projected), c(-1), and weights of what a run returns."""
+    size = output_size(name)
+    shapes = {"x": (T, I), "h": (H,), "c": (H,), "w": (T, size), "w_h": (size,), "w_c": (H,)}
     return {key: wave(*shape, phase=n) for n, (key, shape) in enumerate(shapes.items())}
 
 
@@ -34,10 +40,10 @@ def weights(name):
     rows = GATES[name] * H
     shapes = {
         "weight_ih": (rows, I),
-        "weight_hh": (rows, H),
+        "weight_hh": (rows, output_size(name)),
         "bias_ih": (rows,),
         "bias_hh": (rows,),
-    }
+    } | ({"weight_hr": (P, H)} if name == "lstm_projected" else {})
     return {key: 0.7 * wave(*shape, phase=7 + n) for n, (key, shape) in enumerate(shapes.items())}
 
 
@@ -46,12 +52,15 @@ CELLS = {
     "gru": sj.gru(I, H, dtype=jnp.float64),
     "rnn_tanh": sj.rnn(I, H, dtype=jnp.float64),
     "rnn_relu": sj.rnn(I, H, activation=jax.nn.relu, dtype=jnp.float64),
+    "lstm_projected": sj.lstm(I, H, projection_size=P, dtype=jnp.float64),
 }
 
 
 def params_of(name):
     torch = {key: jnp.asarray(value) for key, value in weights(name).items()}
     params = {"kernel": torch["weight_ih"].T, "recurrent_kernel": torch["weight_hh"].T}
+    if name == "lstm_projected":
+        params["projection"] = torch["weight_hr"].T
     if name != "gru":
         return params | {"bias": torch["bias_ih"] + torch["bias_hh"]}
     # PyTorch's two biases of r and z are added; that of n inside the reset is on its own.
@@ -72,7 +81,7 @@ def in_torch_layout(name, gradient):
         "weight_hh": gradient["recurrent_kernel"].T,
         "bias_ih": gradient["bias"],
         "bias_hh": by_hh,
-    }
+    } | ({"weight_hr": gradient["projection"].T} if name == "lstm_projected" else {})
 
 
 @pytest.mark.parametrize("adjoint", [sj.BPTT(), sj.BPTT(chunk=2), sj.Autodiff()], ids=repr)
@@ -80,13 +89,14 @@ def in_torch_layout(name, gradient):
 def test_outputs_states_and_gradients_are_those_of_pytorch(name, adjoint):
     reference = json.loads(REFERENCE.read_text())[name]
     given = {key: jnp.asarray(value) for key, value in inputs(name).items()}
-    state = sj.LSTMState(given["h"], given["c"]) if name == "lstm" else given["h"]
+    is_lstm = name.startswith("lstm")
+    state = sj.LSTMState(given["h"], given["c"]) if is_lstm else given["h"]
 
     @jax.jit
     def run(params, x, state):
         def div(params, x, state):
             final, ys = sj.unroll(CELLS[name], params, x, state, adjoint=adjoint)
-            ends = jax.tree.leaves(final)
+            ends = [CELLS[name].readout(params, final)] + ([final.c] if is_lstm else [])
             pairs = zip(ends, (given["w_h"], given["w_c"]), strict=False)
             total = jnp.sum(ys * given["w"]) + sum(jnp.sum(s * w) for s, w in pairs)
             return total, (ends, ys)

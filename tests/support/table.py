@@ -145,7 +145,38 @@ CASES = [
         "lstm-learned",
         lambda dtype: sj.lstm(I, 4, forget_bias=1.0, learn_initial_state=True, dtype=dtype),
     ),
+    Case(
+        "lstm-peephole",
+        lambda dtype: sj.lstm(I, 4, peepholes=True, learn_initial_state=True, dtype=dtype),
+        variant=True,
+    ),
+    Case("lstm-coupled", lambda dtype: sj.lstm(I, 4, coupled=True, dtype=dtype), variant=True),
+    Case(
+        "lstm-projected",
+        lambda dtype: sj.lstm(I, 4, projection_size=2, peepholes=True, coupled=True, dtype=dtype),
+        variant=True,
+    ),
+    Case(
+        "lstm-norm",
+        lambda dtype: sj.lstm(I, 4, layer_norm=True, projection_size=3, dtype=dtype),
+        variant=True,
+    ),
+    Case(
+        "lstm-other-functions",
+        lambda dtype: sj.lstm(
+            I, 4, gate_activation=jax.nn.hard_sigmoid, activation=jax.nn.soft_sign, dtype=dtype
+        ),
+        variant=True,
+    ),
     Case("gru", lambda dtype: sj.gru(I, 4, dtype=dtype)),
+    Case("gru-norm", lambda dtype: sj.gru(I, 4, layer_norm=True, dtype=dtype), variant=True),
+    Case(
+        "gru-other-functions",
+        lambda dtype: sj.gru(
+            I, 4, reset_after=False, gate_activation=jax.nn.hard_sigmoid, dtype=dtype
+        ),
+        variant=True,
+    ),
     Case("gru-reset-before", lambda dtype: sj.gru(I, 4, reset_after=False, dtype=dtype)),
     Case("slstm", lambda dtype: sj.slstm(I, 4, heads=2, dtype=dtype)),
     Case(
