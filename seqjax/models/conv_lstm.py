@@ -6,19 +6,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.nn import sigmoid
 
 from seqjax import _checks
 from seqjax._static import call_text, static_partial
 from seqjax._types import Key, PyTree
-from seqjax.models._uniform import uniform
+from seqjax.models._forget_bias import set_constant
+from seqjax.models._initial import Array, Initializers, draw_all
 from seqjax.models.cell import Cell
 from seqjax.models.lstm import (
     Gates,
     LSTMState,
     activate,
     activate_vjp,
+    by_gate,
+    output,
+    output_vjp,
     readout,
-    set_forget_bias,
+    update,
+    update_vjp,
 )
 from seqjax.ops.matmul import add_bias
 
@@ -95,8 +101,10 @@ def conv_lstm(
         initial_state=static_partial(initial_state, (*spatial, channels), dtype=dtype),
         project=project,
         preactivate=preactivate,
-        activate=activate,
-        activate_vjp=activate_vjp,
+        activate=static_partial(
+            activate, *(static_partial(f, sigmoid, jnp.tanh) for f in (update, output))
+        ),
+        activate_vjp=static_partial(activate_vjp, update_vjp, output_vjp),
         readout=readout,
         input_spec=jax.ShapeDtypeStruct(shape, dtype),
         dtype=dtype,
@@ -120,13 +128,13 @@ def init(
     dtype: Any,
 ) -> dict[str, jax.Array]:
     bound = (math.prod(window) * channels) ** -0.5
-    shapes = {
-        "kernel": ((*window, inputs, 4 * channels), bound),
-        "recurrent_kernel": ((*window, channels, 4 * channels), bound),
-        "bias": ((4 * channels,), bound),
+    arrays = {
+        "kernel": Array((*window, inputs, 4 * channels), bound, "kernel_init"),
+        "recurrent_kernel": Array((*window, channels, 4 * channels), bound, "recurrent_init"),
+        "bias": Array((4 * channels,), bound, "bias_init"),
     }
-    params = uniform(_checks.keys(key, len(shapes)), shapes, dtype)
-    return params if forget_bias is None else set_forget_bias(forget_bias, key, params, bound)
+    params = draw_all(_checks.keys(key, len(arrays)), arrays, Initializers(), dtype)
+    return params if forget_bias is None else set_constant(forget_bias, 4, 1, key, params, bound)
 
 
 def initial_state(shape: tuple[int, ...], params: PyTree, *, dtype: Any) -> LSTMState:
@@ -136,12 +144,12 @@ def initial_state(shape: tuple[int, ...], params: PyTree, *, dtype: Any) -> LSTM
 def project(params: PyTree, x: jax.Array) -> Gates:
     z = convolve(x, params["kernel"])
     rows = add_bias(z.reshape(-1, z.shape[-1]), params["bias"])
-    return Gates(*jnp.split(rows.reshape(z.shape), 4, axis=-1))
+    return by_gate(4, rows.reshape(z.shape))
 
 
 def preactivate(params: PyTree, h_prev: LSTMState, u: Gates) -> Gates:
-    recurrent = jnp.split(convolve(h_prev.h, params["recurrent_kernel"]), 4, axis=-1)
-    return Gates(*(a + b for a, b in zip(u, recurrent, strict=True)))
+    recurrent = by_gate(4, convolve(h_prev.h, params["recurrent_kernel"]))
+    return jax.tree.map(jnp.add, u, recurrent)
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:

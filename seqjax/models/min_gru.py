@@ -10,7 +10,7 @@ from seqjax import _checks
 from seqjax._static import static_partial
 from seqjax._types import Key, PyTree
 from seqjax.models._affine import affine_cell, widen
-from seqjax.models._uniform import uniform
+from seqjax.models._initial import Array, Initializers, draw_all
 from seqjax.models.cell import Cell
 from seqjax.ops.matmul import matmul
 
@@ -80,11 +80,11 @@ def min_gru(
 
 def init(gates: int, input_size: int, hidden_size: int, key: Key, *, dtype: Any) -> dict:
     bound = input_size**-0.5
-    shapes = {
-        "kernel": ((input_size, gates * hidden_size), bound),
-        "bias": ((gates * hidden_size,), bound),
+    arrays = {
+        "kernel": Array((input_size, gates * hidden_size), bound, "kernel_init"),
+        "bias": Array((gates * hidden_size,), bound, "bias_init"),
     }
-    return uniform(_checks.keys(key, len(shapes)), shapes, dtype)
+    return draw_all(_checks.keys(key, len(arrays)), arrays, Initializers(), dtype)
 
 
 def project(params: PyTree, x: jax.Array) -> Gates:

@@ -10,9 +10,10 @@ from jax.nn import sigmoid
 from seqjax import _checks
 from seqjax._static import call_text, static_partial
 from seqjax._types import Key, PyTree
-from seqjax.models._uniform import uniform
+from seqjax.models._forget_bias import set_constant
+from seqjax.models._initial import Array, Initializers, draw_all
 from seqjax.models.cell import Cell
-from seqjax.models.lstm import Gates, project, readout, set_forget_bias
+from seqjax.models.lstm import readout
 from seqjax.ops.matmul import matmul
 
 __all__ = ["SLSTMState", "slstm"]
@@ -30,6 +31,15 @@ class SLSTMState(NamedTuple):
 
 
 export.register_namedtuple_serialization(SLSTMState, serialized_name="seqjax.SLSTMState")
+
+
+class Gates(NamedTuple):
+    """Pre-activations, an array each, as in lstm.py."""
+
+    i: jax.Array
+    f: jax.Array
+    g: jax.Array
+    o: jax.Array
 
 
 def slstm(
@@ -127,18 +137,22 @@ def init(
     dtype: Any,
 ) -> dict[str, jax.Array]:
     size, bound = hidden_size // heads, hidden_size**-0.5
-    shapes = {
-        "kernel": ((input_size, 4 * hidden_size), bound),
-        "recurrent_kernel": ((heads, size, 4 * size), size**-0.5),
-        "bias": ((4 * hidden_size,), bound),
+    arrays = {
+        "kernel": Array((input_size, 4 * hidden_size), bound, "kernel_init"),
+        "recurrent_kernel": Array((heads, size, 4 * size), size**-0.5, "recurrent_init"),
+        "bias": Array((4 * hidden_size,), bound, "bias_init"),
     }
-    params = uniform(_checks.keys(key, len(shapes)), shapes, dtype)
-    return params if forget_bias is None else set_forget_bias(forget_bias, key, params, bound)
+    params = draw_all(_checks.keys(key, len(arrays)), arrays, Initializers(), dtype)
+    return params if forget_bias is None else set_constant(forget_bias, 4, 1, key, params, bound)
 
 
 def initial_state(hidden_size: int, params: PyTree, *, dtype: Any) -> SLSTMState:
     zero = jnp.zeros(hidden_size, dtype)
     return SLSTMState(zero, zero, zero, jnp.full(hidden_size, -jnp.inf, dtype))
+
+
+def project(params: PyTree, x: jax.Array) -> Gates:
+    return Gates(*jnp.split(matmul(x, params["kernel"], params["bias"]), 4, axis=-1))
 
 
 # A matmul for every head, since each is pooled over time and batch: see `seqjax.ops.matmul`.

@@ -1,8 +1,11 @@
 """A series in chunks: all of one length, none of them padded where that can be helped."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
+from support.programs import scans
 
 from seqjax._tree import length_of
 from seqjax.engine.chunks import scan_chunks, truncation
@@ -41,6 +44,27 @@ def run(time, size, steps):
 def test_chunks_have_one_length(time, size, length, whole):
     """`whole`: no step is padding, so that no mask is needed."""
     assert run(time, size, Steps()) == (time * (time + 1) // 2, length, whole)
+
+
+@pytest.mark.parametrize(("size", "number"), [(None, 0), (80, 0), (100, 0), (40, 1)])
+def test_a_series_that_is_one_chunk_is_no_loop(size, number):
+    chunk = lambda total, inputs: (total + jnp.sum(inputs[0]), inputs[0])
+    run = lambda xs: scan_chunks(chunk, jnp.zeros(()), xs, Steps(), size)
+    assert len(list(scans(jax.make_jaxpr(run)(jnp.ones(80)).jaxpr))) == number
+
+
+def test_of_a_symbolic_number_of_steps_the_chunks_have_the_size_that_is_asked_for():
+    lengths = []
+
+    def chunk(total, inputs):
+        lengths.append(length_of(inputs[0]))
+        return total + jnp.sum(jnp.where(inputs[1].valid, inputs[0], 0)), inputs[0]
+
+    run = jax.jit(lambda xs: scan_chunks(chunk, jnp.zeros(()), xs, Steps(), 30))
+    exported = export.export(run)(jax.ShapeDtypeStruct(export.symbolic_shape("t"), jnp.float64))
+    assert set(lengths) == {30}
+    total, ys = exported.call(jnp.ones(80))
+    assert (float(total), ys.shape) == (80.0, (80,))
 
 
 def test_padding_is_neither_valid_nor_a_reset():

@@ -8,7 +8,7 @@ import pytest
 from support.batches import B, T, at, batch, many, one_by_one, stacked
 from support.comparison import assert_close, floats
 from support.oracles import outputs_and_gradient, weighted
-from support.table import CASES, FEW, a_few_now, problem, two_now
+from support.table import CASES, FEW, KINDS, a_few_now, problem, two_now
 
 import seqjax as sj
 
@@ -30,7 +30,7 @@ SWEEP = [
         id=f"{case.name}-{name}",
         marks=() if name.startswith("all") and case.name in FEW else pytest.mark.slow,
     )
-    for case in CASES
+    for case in KINDS
     for name, axes in IN_AXES.items()
 ]
 

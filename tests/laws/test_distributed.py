@@ -209,9 +209,9 @@ def results(*programs):
 @pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
 def test_a_batch_over_eight_devices(part):
     """The gradient of one device; each works on its part alone until the weights' sum."""
-    from support.table import CASES
+    from support.table import KINDS
 
-    rest = [case.name for case in CASES if case.name not in FEW]
+    rest = [case.name for case in KINDS if case.name not in FEW]
     names = rest[part - 1 :: 3] if part else FEW
     found = results(start(DEVICES, "on_eight_devices", *names))
     assert len(found) == 3 * 3 * len(names)

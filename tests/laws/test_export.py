@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import export
 from support.comparison import assert_close, floats
-from support.table import CASES, problem, series
+from support.table import KINDS, problem, series
 
 import seqjax as sj
 
@@ -31,7 +31,7 @@ SWEEP = [
         id=f"{case.name}-{adjoint}",
         marks=() if (case.name, adjoint) in NOW else pytest.mark.slow,
     )
-    for case in CASES
+    for case in KINDS
     for adjoint in ADJOINTS
 ]
 

@@ -10,7 +10,7 @@ import pytest
 from support.comparison import floats
 from support.oracles import grad
 from support.table import (
-    CASES,
+    KINDS,
     I,
     a_few_now,
     astype,
@@ -157,7 +157,7 @@ def test_debug_nans_finds_nothing_in_valid_input(case):
             assert finite([*outputs, *grads])
 
 
-@parametrized([c for c in CASES if c.model.causal and c.model.receptive_field == math.inf])
+@parametrized([c for c in KINDS if c.model.causal and c.model.receptive_field == math.inf])
 @pytest.mark.parametrize(
     "adjoint",
     [

@@ -12,7 +12,7 @@ from support.batches import B, T, at, batch, many, one_by_one
 from support.comparison import assert_close, floats, is_float
 from support.oracles import outputs_and_gradient, weighted
 from support.table import (
-    CASES,
+    KINDS,
     I,
     a_few_causal_now,
     a_few_now,
@@ -27,7 +27,7 @@ KEY = jax.random.key(0)
 
 
 @pytest.mark.slow
-@parametrized(CASES)
+@parametrized(KINDS)
 def test_jit_is_eager(case):
     inputs = at(batch(case.model), 1)
     eager = outputs_and_gradient(case.model, *inputs)

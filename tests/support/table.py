@@ -22,7 +22,10 @@ class Case(NamedTuple):
     name: str
     make: Callable[[Any], sj.Model]
     partial: bool = False  # "partially recurrent": no gradient crosses a step
-    variant: bool = False  # of a model that is there already: run with -m slow
+    # Options of a model that is there already: under the suites of rules alone (gradients, second
+    # order, all options, half precision, empty batches), with -m slow.
+    variant: bool = False
+    slow: bool = False  # much like another one: with -m slow
 
     @property
     def model(self) -> sj.Model:
@@ -210,15 +213,15 @@ CASES = [
     Case(
         "s5-timesteps",
         lambda dtype: sj.s5(I - 1, 4, 2, blocks=2, timesteps=True, dtype=dtype),
-        variant=True,
+        slow=True,
     ),
     Case("min-gru", lambda dtype: sj.min_gru(I, 4, learn_initial_state=True, dtype=dtype)),
     Case(
         "min-lstm",
         lambda dtype: sj.min_lstm(I, 4, positive_candidate=True, dtype=dtype),
-        variant=True,
+        slow=True,
     ),
-    Case("rg-lru", lambda dtype: sj.rg_lru(I, dtype=dtype), variant=True),
+    Case("rg-lru", lambda dtype: sj.rg_lru(I, dtype=dtype), slow=True),
     Case("tdnn", lambda dtype: sj.tdnn(I, 2, delays=(0, 1, 3), activation=jnp.tanh, dtype=dtype)),
     Case(
         "tdnn-deep",
@@ -250,7 +253,7 @@ CASES = [
 ]
 
 
-def parametrized(cases, later=lambda case: case.variant):
+def parametrized(cases, later=lambda case: case.variant or case.slow):
     """Over these cases; those that may come later run with -m slow."""
     return pytest.mark.parametrize(
         "case",
@@ -262,14 +265,15 @@ def parametrized(cases, later=lambda case: case.variant):
 
 
 BY_NAME = {case.name: case for case in CASES}
+KINDS = [case for case in CASES if not case.variant]
 every_model = parametrized(CASES)
-every_causal_model = parametrized([case for case in CASES if case.model.causal])
+every_causal_model = parametrized([case for case in KINDS if case.model.causal])
 # Each kind of model once; all of them with -m slow.
 FEW = {"lstm-learned", "own-step", "narx", "tdnn", "bidirectional"}
-a_few_now = parametrized(CASES, later=lambda case: case.name not in FEW)
-two_now = parametrized(CASES, later=lambda case: case.name not in ("lstm-learned", "narx"))
+a_few_now = parametrized(KINDS, later=lambda case: case.name not in FEW)
+two_now = parametrized(KINDS, later=lambda case: case.name not in ("lstm-learned", "narx"))
 a_few_causal_now = parametrized(
-    [case for case in CASES if case.model.causal], later=lambda case: case.name not in FEW
+    [case for case in KINDS if case.model.causal], later=lambda case: case.name not in FEW
 )
 
 
@@ -310,6 +314,7 @@ def problem(model, time, seed=0, dtype=jnp.float64):
     params = model.init(jax.random.key(seed))
     params = jax.tree.map(lambda p, n: p + 0.1 * n, params, normal(params, seed + 1))
     state = model.initial_state(params)
+
     # A state that the model may be in: finite (a running maximum starts from -∞), and positive (as
     # a normalizer is).
     def moved(s, n):
