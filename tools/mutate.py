@@ -176,6 +176,11 @@ EQUIVALENT: dict[str, str] = {
     "matmul._batch_add: 1 -> 2": LAYOUT,
     "rows.beside_rows: 2 -> 1": LAYOUT,
     "rows.beside_rows: x.ndim - 2 -> 2": LAYOUT,
+    "loops.forward_scan: z_t if keep_z else None -> z_t": (
+        "XLA drops what is not read: temporary memory is the same to the byte"
+    ),
+    "recurrence.harmless: jnp.full_like(leaf, 0.5) if is_inexact(leaf) else leaf -> "
+    "jnp.full_like(leaf, 0.5)": "what a step makes of an invalid one is not used",
     "recurrence.over_steps: 0 -> 1, in params = spread_half_vectors(params, at_step(series, 0), "
     "length_of(series))": LIKE,
     "recurrence.over_steps: 0 -> 2, in params = spread_half_vectors(params, at_step(series, 0), "

@@ -66,8 +66,8 @@ def slstm(
     can revise what it has stored. m(t) cancels in it, and only keeps the exponentials finite: one
     of i'(t) and f'(t) is 1, so that n(t) ≥ 1 from the first step on.
 
-    This is the paper's function. The one that FlashRNN computes from n = max(n, 1) differs where
-    the stabilized n is below 1, and depends on where m starts.
+    This is the paper's c / n. FlashRNN's n = max(n, 1) is another function: where the stabilized n
+    is below 1, as it can be if m does not start from -∞, its h is smaller and depends on m.
 
     Args:
       input_size: I, the size of x(t).
@@ -91,8 +91,8 @@ def slstm(
       ValueError: `heads` does not divide `hidden_size`.
 
     References:
-      Beck et al. 2024, xLSTM: extended long short-term memory, arXiv:2405.04517, section 2.2 and
-      appendix A.2; Pöppel et al. 2024, FlashRNN, arXiv:2412.07752.
+      Beck et al. 2024, xLSTM: extended long short-term memory, arXiv:2405.04517, section 2.2;
+      Pöppel et al. 2024, FlashRNN, arXiv:2412.07752.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> cell = sj.slstm(3, 8, heads=2)

@@ -153,6 +153,17 @@ def test_a_tie_of_the_maximum_has_the_derivative_that_jax_gives_it(name):
     assert_close(cell.activate_vjp(z, state, new, dh), pull(dh), 1e-13)
 
 
+def test_a_normalizer_below_1_is_divided_by_as_it_is():
+    """FlashRNN's max(n, 1) would give a tenth of it, or another part from another m."""
+    cell, params, xs = problem("heads")
+    z = cell.project(params, xs[0])._replace(i=jnp.full(H, np.log(0.1)), f=jnp.full(H, 50.0))
+    for m in (0.0, 3.0):
+        one = jnp.ones(H)
+        new = cell.activate(z, sj.SLSTMState(0 * one, 0 * one, 0 * one, m * one))
+        assert float(new.n.max()) <= 0.1 + 1e-12
+        assert_close(new.h, jax.nn.sigmoid(z.o) * jnp.tanh(z.g), 1e-13)
+
+
 def test_check_cell_looks_at_it_where_the_stabilizer_is_finite():
     """At -∞ a wrong sign of its gradient, which is zero, would pass."""
     cell = CELLS["heads"]
