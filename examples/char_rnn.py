@@ -30,7 +30,7 @@ import seqjax as sj
 try:
     from _char_rnn.checkpoints import interruptible, open_checkpoints, restore, resume, save
     from _char_rnn.figures import draw_activation, draw_curves
-    from _char_rnn.model import activations, initial_states, make_model, one_hot
+    from _char_rnn.model import activations, initial_states, make_model
     from _char_rnn.options import parse, parser
     from _char_rnn.report import console, describe, progress_bar
     from _char_rnn.sampling import make_writer, write_sample
@@ -40,6 +40,7 @@ except ImportError as missing:
 
 parser.set_defaults(  # --help says what each option means
     val_fraction=0.05,
+    embedding_size=64,
     hidden_size=128,
     layers=2,
     batch_size=32,
@@ -54,14 +55,13 @@ parser.set_defaults(  # --help says what each option means
 )
 
 
-def make_loss(model: sj.Model, vocabulary_size: int):
+def make_loss(model: sj.Model):
     adjoint = sj.BPTT(store="preactivations")  # fastest, and at these sizes memory is no concern
 
     def loss(params, states, symbols):
         """Nats per character over symbols [B, T + 1], and the state of each stream after it."""
-        xs = one_hot(symbols[:, :-1], vocabulary_size)
         read = lambda state, xs: sj.unroll(model, params, xs, state, adjoint=adjoint)
-        states, logits = jax.vmap(read)(states, xs)
+        states, logits = jax.vmap(read)(states, symbols[:, :-1])
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, symbols[:, 1:])
         return nats.mean(), states
 
@@ -71,8 +71,8 @@ def make_loss(model: sj.Model, vocabulary_size: int):
 def train(options, checkpoints):
     batch, span, out = options.batch_size, options.seq_length, Path(options.out)
     data = read_data(options)
-    model = make_model(len(data.vocabulary), options.hidden_size, options.layers)
-    loss = make_loss(model, len(data.vocabulary))
+    model = make_model(len(data.vocabulary), options)
+    loss = make_loss(model)
     warmup = min(100, options.steps // 10)
     rate = optax.warmup_cosine_decay_schedule(0.0, options.learning_rate, warmup, options.steps)
     optimizer = optax.chain(optax.clip_by_global_norm(options.grad_clip), optax.adam(rate))

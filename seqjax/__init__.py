@@ -12,6 +12,7 @@ from seqjax.models.cell import Cell
 from seqjax.models.conv_lstm import conv_lstm
 from seqjax.models.dense import dense
 from seqjax.models.elman import elman
+from seqjax.models.embed import embed
 from seqjax.models.from_step import from_step
 from seqjax.models.gru import gru
 from seqjax.models.jordan import JordanState, jordan
@@ -44,6 +45,7 @@ __all__ = [
     "conv_lstm",
     "dense",
     "elman",
+    "embed",
     "from_step",
     "generate",
     "gru",

@@ -229,13 +229,23 @@ def step_result(value: Any) -> tuple[PyTree, PyTree]:
 
 def one(name: str, value: PyTree, spec: Any) -> PyTree:
     """One input of `spec`; any pytree of arrays if `spec` is None."""
-    return arrays(name, value) if spec is None else array(name, value, spec.shape, spec.dtype)
+    if spec is None:
+        return arrays(name, value)
+    return array(name, value, spec.shape, dtype_of_input(name, value, spec.dtype))
+
+
+def dtype_of_input(name: str, value: Any, dtype: Any) -> Any:
+    """What an input's dtype must be: an integer is the same number in any integer dtype."""
+    given = as_array(name, value).dtype
+    integers = all(jnp.issubdtype(d, jnp.integer) for d in (given, dtype))
+    return given if integers else dtype
 
 
 def series(name: str, value: PyTree, spec: Any) -> tuple[PyTree, int]:
     """A series of `spec` (None: of any pytree) along a leading time axis, and its length."""
     if spec is not None:
-        value = array(name, value, ("T", *spec.shape), spec.dtype)
+        dtype = dtype_of_input(name, value, spec.dtype)
+        value = array(name, value, ("T", *spec.shape), dtype)
         return value, value.shape[0]
     leaves = jax.tree_util.tree_leaves_with_path(value)
     if not leaves:

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from seqjax import _checks
+from seqjax._tokens import check_symbols
 from seqjax._tree import is_traced, wide_dtype
 from seqjax._types import Array, Key, PyTree
 from seqjax.engine.model import Model, check_params, check_state
@@ -118,16 +119,16 @@ def generate(
       key: a JAX random key.
       state: h(-1), before the prompt; the model's initial state if None.
       temperature, top_k, top_p: see `sample`.
-      encode: `encode(symbol) -> x` of an int32 symbol; one-hot of the model's input size if
-        None.
+      encode: `encode(symbol) -> x` of an int32 symbol. If None, a model that reads tokens
+        (`embed`) gets the symbol itself, one that reads vectors its one-hot vector.
 
     Returns:
       (state, int32 [length]): the symbols generated, and the state after reading all but the
       last of them. `generate(..., prompt=symbols[-1:], state=state)` continues from there.
 
       A symbol that is undefined (-1, see `sample`) makes all that follow -1: `encode` is given
-      -1 then, and the state is meaningless. A traced prompt with symbols that have no one-hot
-      vector has the same effect.
+      -1 then, and the state is meaningless. A traced prompt with symbols that the model does not
+      read has the same effect.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> model = sj.stack(sj.lstm(5, 8), sj.dense(8, 5))
@@ -141,7 +142,7 @@ def generate(
     key = _checks.key("key", key)
     temperature, top_p, _ = _options(temperature, top_k, top_p)
     _checks.part("encode", encode, optional=True)
-    prompt, defined = _symbols(prompt, _one_hot_symbols(model) if encode is None else INT32)
+    prompt, defined = _symbols(prompt, _symbols_of(model) if encode is None else INT32)
     params = check_params(model, params)
     state = check_state(model, params, state)
     operands = params, prompt, defined, key, state, temperature, top_p
@@ -166,7 +167,9 @@ def _generate(
     def to_input(symbol: jax.Array) -> PyTree:
         if encode is not None:
             return _checks.one("the x that encode returns", encode(symbol), model.input_spec)
-        assert model.input_spec is not None  # see `_one_hot_symbols`
+        assert model.input_spec is not None  # see `_symbols_of`
+        if _reads_tokens(model.input_spec):
+            return symbol
         return jax.nn.one_hot(symbol, model.input_spec.shape[0], dtype=model.input_spec.dtype)
 
     def draw(key: Key, logits: jax.Array, defined: bool | jax.Array) -> jax.Array:
@@ -234,22 +237,25 @@ def _symbols(prompt: Any, symbols: range) -> tuple[jax.Array, bool | jax.Array]:
         most = min(symbols.stop - 1, jnp.iinfo(array.dtype).max)
         return array.astype(jnp.int32), jnp.all((array >= least) & (array <= most))
     known = np.asarray(prompt)  # and not `array`, which may have lost the upper bits
-    least, most = int(known.min()), int(known.max())
-    if least not in symbols or most not in symbols:
-        expected = f"symbols in [{symbols.start}, {symbols.stop})"
-        given = str(least) if least == most else f"{least} to {most}"
-        raise ValueError(_checks.mismatch("prompt", expected, given))
+    check_symbols("prompt", known, symbols)
     return jnp.asarray(known.astype(np.int32)), True
 
 
-def _one_hot_symbols(model: Model) -> range:
-    """The symbols that have a one-hot vector."""
+def _reads_tokens(spec: jax.ShapeDtypeStruct) -> bool:
+    """Whether x(t) is an integer scalar, a symbol itself."""
+    return spec.shape == () and jnp.issubdtype(spec.dtype, jnp.integer)
+
+
+def _symbols_of(model: Model) -> range:
+    """The symbols that a model reads: tokens, or those that have a one-hot vector."""
     spec = model.input_spec
-    if spec is None or len(spec.shape) != 1:
-        expected = "a function symbol -> x, since the model does not take a vector"
+    if spec is None or not (_reads_tokens(spec) or len(spec.shape) == 1):
+        expected = "a function symbol -> x, since the model takes neither a vector nor a token"
         raise ValueError(_checks.mismatch("encode", expected, "None"))
-    logits = model.output_spec
-    if getattr(logits, "shape", None) != spec.shape:
-        expected = f"a model that outputs one logit per symbol of its input, {spec.shape[0]}"
-        raise ValueError(_checks.mismatch("model", expected, _checks.describe(logits)))
-    return range(spec.shape[0])
+    known = model.vocabulary_size if _reads_tokens(spec) else spec.shape[0]
+    logits = getattr(model.output_spec, "shape", None)
+    if logits is None or len(logits) != 1 or known not in (None, *logits):
+        number = "" if known is None else f", {known}"
+        expected = f"a model that outputs one logit per symbol of its input{number}"
+        raise ValueError(_checks.mismatch("model", expected, _checks.describe(model.output_spec)))
+    return range(logits[0])

@@ -74,6 +74,7 @@ RULES = {
         "_jvp_spread",
         "_transpose_spread",
     ],
+    "seqjax/ops/lookup.py": ["lookup", "_jvp"],
     "seqjax/ops/hoist.py": ["hoist"],
     "seqjax/ops/zero_cotangent.py": ["zero_cotangent", "_jvp"],
     "seqjax/engine/bptt.py": [
@@ -138,6 +139,7 @@ QUICK = {
     "seqjax/ops/matmul.py": "tests/engine/test_rows.py",
     "seqjax/ops/rows.py": "tests/engine/test_rows.py",
     "seqjax/ops/shift.py": "tests/engine/test_rows.py tests/laws/test_half_precision.py",
+    "seqjax/ops/lookup.py": "tests/models/test_embed.py",
     "seqjax/ops/hoist.py": "tests/engine/test_hoist.py tests/engine/test_user_functions.py",
     "seqjax/ops/zero_cotangent.py": "not its_function and not matmul",
     "seqjax/engine/bptt.py": "not its_function and not matmul",

@@ -12,6 +12,7 @@ parser = argparse.ArgumentParser(
 option, size, rate = parser.add_argument, number(int, 1), number(float, 1e-9)
 option("--data", metavar="FILE", help="a text in UTF-8; Python's standard library if not given")
 option("--val-fraction", type=number(float, 0.001, 0.5), help="the text's end")
+option("--embedding-size", type=size, help="numbers that stand for a character")
 option("--hidden-size", type=size, help="units of each LSTM layer")
 option("--layers", type=size, help="LSTM layers")
 option("--batch-size", type=size, help="parallel streams")
@@ -32,7 +33,8 @@ option("--top-k", type=size, metavar="K", help="sample among the K most likely c
 option("--top-p", type=number(float, 1e-6, 1.0), metavar="P", help="sample from this nucleus")
 
 # What a checkpoint remembers of the options; --resume may change those of the second line.
-FIXED = ("data", "val_fraction", "hidden_size", "layers", "batch_size", "seq_length", "seed")
+SIZES = ("embedding_size", "hidden_size", "layers", "batch_size", "seq_length")
+FIXED = ("data", "val_fraction", *SIZES, "seed")
 REMEMBERED = (*FIXED, "steps", "learning_rate", "grad_clip", "eval_every")
 
 

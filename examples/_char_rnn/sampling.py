@@ -5,7 +5,7 @@ import functools
 
 import jax
 from _char_rnn.checkpoints import restore
-from _char_rnn.model import make_model, one_hot
+from _char_rnn.model import make_model
 from _char_rnn.options import parser
 from _char_rnn.text import encode
 
@@ -16,7 +16,6 @@ def make_writer(model: sj.Model, vocabulary: str, options):
     @functools.partial(jax.jit, static_argnames="length")
     def generate(params, prompt, key, length):
         how = {"temperature": options.temperature, "top_k": options.top_k, "top_p": options.top_p}
-        how["encode"] = lambda symbol: one_hot(symbol, len(vocabulary))
         return sj.generate(model, params, prompt, length, key=key, **how)[1]
 
     def write(params, key, length: int, prime: str = "") -> str:
@@ -36,7 +35,7 @@ def make_writer(model: sj.Model, vocabulary: str, options):
 def write_sample(options, checkpoints):
     notes = restore(checkpoints, "notes")
     vocabulary, trained = notes["vocabulary"], argparse.Namespace(**notes["options"])
-    model = make_model(len(vocabulary), trained.hidden_size, trained.layers)
+    model = make_model(len(vocabulary), trained)
     params = restore(checkpoints, "params", jax.eval_shape(model.init, jax.random.key(0)))
     write = make_writer(model, vocabulary, options)
     text = write(params, jax.random.key(options.seed), options.sample, options.prime)

@@ -112,6 +112,12 @@ class Bidirectional(Model):
         return self.forward.input_spec
 
     @property
+    def vocabulary_size(self) -> int | None:  # type: ignore[override]  # constant for most kinds
+        # Both read the same tokens.
+        sizes = self.forward.vocabulary_size, self.backward.vocabulary_size
+        return min((size for size in sizes if size is not None), default=None)
+
+    @property
     def output_spec(self) -> PyTree:
         outputs = self.forward.output_spec, self.backward.output_spec
         return None if None in outputs else jax.eval_shape(self._merge, *outputs)

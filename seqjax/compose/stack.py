@@ -50,7 +50,7 @@ def stack(*models: Model) -> "Stack":
         if below.input_spec is None or above.input_spec is None:
             continue  # nothing is known before the data come
         y = below.output_spec
-        if (y.shape, y.dtype) != (above.input_spec.shape, above.input_spec.dtype):
+        if not fits(y, above.input_spec):
             expected = f"the input {_checks.describe(y)} that models[{number - 1}] outputs"
             given = _checks.describe(above.input_spec)
             raise ValueError(_checks.mismatch(f"models[{number}]", expected, given))
@@ -77,6 +77,10 @@ class Stack(Model):
     @property
     def output_spec(self) -> PyTree:
         return self.models[-1].output_spec
+
+    @property
+    def vocabulary_size(self) -> int | None:  # type: ignore[override]  # constant for most kinds
+        return self.models[0].vocabulary_size
 
     @property
     def causal(self) -> bool:  # type: ignore[override]  # constant for most kinds
@@ -119,6 +123,13 @@ class Stack(Model):
         scans = [model.scan if self.causal else partial(run, model) for model in self.models]
         layers = [partial(scan, steps=steps, adjoint=adjoint) for scan in scans]
         return _through(layers, params, state, xs)
+
+
+def fits(y: PyTree, spec: jax.ShapeDtypeStruct) -> bool:
+    """Whether what one model outputs is what another reads, both by their specs."""
+    if not hasattr(y, "shape") or y.shape != spec.shape:
+        return False
+    return y.dtype == _checks.dtype_of_input("y", y, spec.dtype)
 
 
 def _through(

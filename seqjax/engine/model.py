@@ -13,6 +13,7 @@ import numpy as np
 
 from seqjax import _checks, _pickling
 from seqjax._static import in_dtype
+from seqjax._tokens import check_tokens
 from seqjax._tree import cast
 from seqjax._types import PyTree
 from seqjax.engine.adjoint import Adjoint
@@ -34,7 +35,8 @@ class Model(abc.ABC):
 
     To define a new kind of model, write a frozen dataclass that inherits from this class, with
     `input_spec`, `init`, `initial_state` and `step` as fields or methods, and `scan`; one that
-    wraps models names them in `parts`, and forwards their `receptive_field` and `causal`.
+    wraps models names them in `parts`, and forwards their `receptive_field`, `vocabulary_size` and
+    `causal`.
 
     Attributes:
       input_spec: shape and dtype of one x(t), or None where any pytree will do.
@@ -44,6 +46,8 @@ class Model(abc.ABC):
       parts: the models that this one is made of, by name.
       receptive_field: how many steps, t and those before it, y(t) depends on: `math.inf` for
         an infinite response (notes, section 2).
+      vocabulary_size: V, where x(t) is a token, an integer in [0, V), of any integer dtype; None
+        where it is not, or where V is unknown.
       causal: whether y(t) depends on no input after t; if not, `scan` is given the whole series.
       opaque: whether a step is one function, whose work cannot be parallelized over time.
     """
@@ -54,6 +58,7 @@ class Model(abc.ABC):
     step: Callable[..., tuple[PyTree, PyTree]]
     parts: Mapping[str, "Model"] = MappingProxyType({})
     receptive_field: float = math.inf
+    vocabulary_size: int | None = None
     causal: bool = True
     opaque: bool = False
 
@@ -168,4 +173,6 @@ def check_step(
 ) -> tuple[PyTree, PyTree, PyTree]:
     """The three arguments of `model.step`."""
     params, state = check_params(model, params), check_state(model, params, state)
-    return params, state, _checks.one("x", x, model.input_spec)
+    given, x = x, _checks.one("x", x, model.input_spec)
+    check_tokens("x", given, model.vocabulary_size)
+    return params, state, x

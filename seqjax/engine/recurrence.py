@@ -169,7 +169,9 @@ def zero_invalid(valid: jax.Array | None, series: PyTree) -> PyTree:
 
 
 def harmless(leaf: jax.Array) -> jax.Array:
-    """A value at which common functions have a derivative: neither 0 nor 1."""
+    """A value at which common functions have a derivative, neither 0 nor 1; the token 0."""
+    if jnp.issubdtype(leaf.dtype, jnp.integer):
+        return jnp.zeros_like(leaf)
     return jnp.full_like(leaf, 0.5) if is_inexact(leaf) else leaf
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
+from seqjax._tokens import check_tokens
 from seqjax._tree import flip, is_half, is_inexact, length_of, size_in_bytes, step_spec
 from seqjax._types import Array, PyTree
 from seqjax.engine.adjoint import BPTT, Adjoint
@@ -70,9 +71,11 @@ def unroll(
     _checks.instance("adjoint", adjoint, Adjoint, "a seqjax adjoint such as sj.BPTT()")
     _checks.flag("reverse", reverse)
     params = check_params(model, params)
+    given = xs
     xs, time = _checks.series("xs", xs, model.input_spec)
     state = check_state(model, params, state)
     steps = _steps(time, length, mask, reset)
+    check_tokens("xs", given, model.vocabulary_size, steps.valid)
     if time == 0:
         return state, _no_outputs(model, params, state, xs)
     state = vary_with(_spread_over_batch(state, xs), (params, xs, steps))

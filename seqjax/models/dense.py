@@ -9,8 +9,6 @@ import jax
 from seqjax import _checks
 from seqjax._static import call_text, with_dtypes
 from seqjax._types import Key, PyTree
-from seqjax.engine.adjoint import Adjoint
-from seqjax.engine.recurrence import Steps, over_steps
 from seqjax.models._initial import (
     Array,
     Initializers,
@@ -19,7 +17,7 @@ from seqjax.models._initial import (
     draw_all,
     shown,
 )
-from seqjax.models._layer import Layer
+from seqjax.models._pointwise import Pointwise
 from seqjax.ops.matmul import matmul
 
 __all__ = ["dense"]
@@ -71,17 +69,27 @@ def dense(
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Dense(Layer):
+class Dense(Pointwise):
     """See `dense`."""
 
+    input_spec: jax.ShapeDtypeStruct
+    output_size: int
     activation: Callable | None
     inits: Initializers
-    receptive_field = 1
+    param_dtype: Any
 
     def __repr__(self) -> str:
         options = {"activation": self.activation, **shown(self.inits)}
         call = call_text(dense, self.input_size, self.output_size, **options)
         return with_dtypes(call, self.dtype, self.param_dtype)
+
+    @property
+    def dtype(self) -> Any:
+        return self.input_spec.dtype
+
+    @property
+    def input_size(self) -> int:
+        return self.input_spec.shape[0]
 
     def init(self, key: Key) -> dict[str, jax.Array]:
         bound = self.input_size**-0.5
@@ -92,17 +100,6 @@ class Dense(Layer):
         keys = _checks.keys(key, len(arrays))
         return draw_all(keys, arrays, self.inits, self.param_dtype)
 
-    def initial_state(self, params: PyTree) -> tuple[()]:
-        return ()
-
-    def step_cast(self, params: PyTree, state: PyTree, x: jax.Array) -> tuple[PyTree, jax.Array]:
-        return state, self._apply(params, x)
-
-    def scan_cast(
-        self, params: PyTree, state: PyTree, xs: jax.Array, steps: Steps, adjoint: Adjoint
-    ) -> tuple[PyTree, jax.Array]:
-        return state, over_steps(self._apply, params, xs)
-
-    def _apply(self, params: PyTree, x: jax.Array) -> jax.Array:
+    def apply(self, params: PyTree, x: jax.Array) -> jax.Array:
         y = matmul(x, params["kernel"], params.get("bias"))
         return y if self.activation is None else self.activation(y)

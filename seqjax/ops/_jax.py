@@ -33,6 +33,7 @@ __all__ = [
     "number_of_devices",
     "on_mesh",
     "part_of",
+    "sharding_of_rows",
     "skipping",
     "uses",
     "vary_over",
@@ -190,6 +191,19 @@ def explicit_mesh(*arrays: Any) -> Any:
 def has_explicit_axes(*arrays: Any) -> bool:
     """Whether one of the arrays lies on such a mesh."""
     return explicit_mesh(*arrays) is not None
+
+
+def sharding_of_rows(table: Any, numbers: Any) -> Any:
+    """How `table[numbers]` lies on such a mesh, which JAX does not choose; None without.
+
+    `aval.sharding.spec` is that of one axis after the other, for an array without a mesh as well.
+    """
+    mesh = explicit_mesh(table, numbers)
+    if mesh is None:
+        return None
+    rows, of_table = (tuple(jax.typeof(a).sharding.spec) for a in (numbers, table))
+    spec = jax.sharding.PartitionSpec(*rows, *of_table[1:])
+    return jax.sharding.NamedSharding(mesh, spec)
 
 
 def on_mesh(mesh: Any, array: Any) -> Any:

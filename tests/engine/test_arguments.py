@@ -74,6 +74,7 @@ CALLS = {
         },
     ),
     "elman": (sj.elman, {**SIZES, "activation": jnp.tanh, **INITS, "use_bias": True, **DTYPES}),
+    "embed": (sj.embed, {"vocabulary_size": 5, "features": 3, **DTYPES}),
     "generate": (
         sj.generate,
         {
@@ -244,12 +245,17 @@ CALLS = {
         sj.dense(3, 2).step,
         {"params": sj.dense(3, 2).init(KEY), "state": (), "x": XS[0]},
     ),
+    "embed.step": (
+        sj.embed(5, 2).step,
+        {"params": sj.embed(5, 2).init(KEY), "state": (), "x": jnp.array(3)},
+    ),
     "Model.astype": (LSTM.astype, {"dtype": jnp.float32}),
     **{
         f"{name}.init": (model.init, {"key": KEY})
         for name, model in {
             "lstm": LSTM,
             "dense": sj.dense(3, 2),
+            "embed": sj.embed(3, 2),
             "tdnn": sj.tdnn(3, 2),
             "narx": NARX,
             "jordan": sj.jordan(3, 4, 2, decay=0.1),

@@ -151,6 +151,21 @@ def test_explicit_axes_are_seen():
     assert not _jax.has_explicit_axes(jnp.ones(3))
 
 
+def test_rows_of_a_table_lie_as_their_numbers_and_its_columns():
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    table, numbers = jnp.ones((5, 2)), jax.device_put(jnp.array([1, 3]), sharding)
+
+    def look(table, numbers):
+        spec = _jax.sharding_of_rows(table, numbers).spec
+        assert spec == jax.sharding.PartitionSpec("batch", None)
+        return table
+
+    with jax.set_mesh(mesh):
+        jax.jit(look)(table, numbers)
+    assert _jax.sharding_of_rows(table, jnp.array([1, 3])) is None
+
+
 def test_a_constant_comes_onto_the_mesh_of_others():
     mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))

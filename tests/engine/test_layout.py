@@ -18,7 +18,7 @@ MODULES = {
 }
 # Each wing imports from those before it and from itself.
 WINGS = [
-    {"_types", "_messages", "_checks", "_tree", "_static", "_pickling", "_gradients"},
+    {"_types", "_messages", "_checks", "_tree", "_static", "_tokens", "_pickling", "_gradients"},
     {"ops"},
     {"engine"},
     {"models"},
@@ -40,6 +40,7 @@ PUBLIC = [
     "conv_lstm",
     "dense",
     "elman",
+    "embed",
     "from_step",
     "generate",
     "gru",

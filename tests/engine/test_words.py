@@ -19,6 +19,7 @@ REPRESENTED = [
     "narx(3, 4, 2, input_delays=(0, 2))",
     "tdnn(3, 2, delays=(0, 4))",
     "dense(3, 2, dtype=float16)",
+    "embed(5, 3, dtype=bfloat16, param_dtype=float32)",
     "stack(lstm(3, 4), dense(4, 2))",
     "bidirectional(gru(3, 4), lstm(3, 4))",
     "stack(bidirectional(gru(3, 4), merge='sum'), dense(4, 2))",

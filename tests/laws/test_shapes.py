@@ -16,7 +16,7 @@ def test_no_steps(case):
     model, (params, xs, state) = case.model, problem(case.model, 0)
     last, ys = jax.jit(sj.unroll, static_argnums=0)(model, params, xs, state)
     assert all((a == b).all() for a, b in zip(floats(last), floats(state), strict=True))
-    one = jax.eval_shape(lambda: sj.unroll(model, *problem(model, 1))[1])
+    one = jax.eval_shape(lambda xs: sj.unroll(model, params, xs, state)[1], problem(model, 1)[1])
     assert [y.shape for y in floats(ys)] == [(0, *y.shape[1:]) for y in floats(one)]
     assert [y.dtype for y in floats(ys)] == [y.dtype for y in floats(one)]
     # The final state is the one passed in: nothing reaches the parameters.

@@ -73,10 +73,9 @@ def test_one_trace_over_ten_calls(case):
     for seed in range(10):
         args = problem(model, 3, seed=seed)
         run(*(jax.tree.map(as_numpy, args) if seed % 2 else args))
-    x = args[1].shape[1:]
-    assert traces == [(3, *x)]
+    assert [time for time, *_ in traces] == [3]
     run(*problem(model, 4))
-    assert traces == [(3, *x), (4, *x)]
+    assert [time for time, *_ in traces] == [3, 4]
 
 
 EVENTS = []
@@ -207,7 +206,7 @@ def test_export_round_trip_with_its_gradient(case):
     blob = export.export(jax.jit(run))(leaves, spec).serialize(vjp_order=1)
     again = export.deserialize(blob).call
     gradients = [
-        jax.jit(jax.grad(lambda *args, f=f: weighted(f(*args)), (0, 1)))(leaves, xs)
+        jax.jit(jax.grad(lambda *args, f=f: weighted(f(*args)), (0, 1), allow_int=True))(leaves, xs)
         for f in (again, run)
     ]
     assert_close(again(leaves, xs), jax.jit(run)(leaves, xs), 1e-11)

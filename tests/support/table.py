@@ -134,6 +134,13 @@ def _without_bias(dtype):
     )
 
 
+def _language_model(dtype):
+    """Tokens in, logits out."""
+    return sj.stack(
+        sj.embed(5, I, dtype=dtype), sj.gru(I, 4, dtype=dtype), sj.dense(4, 5, dtype=dtype)
+    )
+
+
 CASES = [
     Case("rnn", lambda dtype: sj.rnn(I, 4, dtype=dtype)),
     Case("rnn-relu", lambda dtype: sj.rnn(I, 4, activation=jax.nn.relu, dtype=dtype), variant=True),
@@ -250,6 +257,7 @@ CASES = [
         ),
     ),
     Case("stack-of-bidirectional", _two_directions),
+    Case("embed", _language_model),
 ]
 
 
@@ -327,6 +335,9 @@ def problem(model, time, seed=0, dtype=jnp.float64):
 
 
 def series(model, seed, *leading, dtype=jnp.float64):
-    """Inputs with leading axes, such as [B, T]: normal numbers of the shape that `model` reads."""
+    """Inputs with leading axes, such as [B, T]: normal numbers of the shape read, or tokens."""
+    if model.vocabulary_size is not None:
+        draw = np.random.default_rng(seed).integers(0, model.vocabulary_size, leading)
+        return jnp.asarray(draw, jnp.int32)
     shape = (I,) if model.input_spec is None else model.input_spec.shape
     return normal(jax.ShapeDtypeStruct(shape, dtype), seed, *leading)
