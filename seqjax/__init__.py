@@ -3,6 +3,8 @@
 from seqjax import interop, testing, train
 from seqjax._static import static_partial
 from seqjax.compose.bidirectional import bidirectional
+from seqjax.compose.branches import branches
+from seqjax.compose.residual import residual
 from seqjax.compose.stack import stack
 from seqjax.decoding import generate, sample
 from seqjax.engine.adjoint import BPTT, Adjoint, Autodiff
@@ -23,6 +25,7 @@ from seqjax.models.min_gru import min_gru
 from seqjax.models.min_lstm import min_lstm
 from seqjax.models.narx import NARXState, narx
 from seqjax.models.narx_open_loop import teacher_force, warm_start
+from seqjax.models.norms import layer_norm, rms_norm
 from seqjax.models.rg_lru import rg_lru
 from seqjax.models.rnn import rnn
 from seqjax.models.s5 import s5
@@ -42,6 +45,7 @@ __all__ = [
     "NARXState",
     "SLSTMState",
     "bidirectional",
+    "branches",
     "conv_lstm",
     "dense",
     "elman",
@@ -51,6 +55,7 @@ __all__ = [
     "gru",
     "interop",
     "jordan",
+    "layer_norm",
     "lru",
     "lstm",
     "matmul",
@@ -58,7 +63,9 @@ __all__ = [
     "min_gru",
     "min_lstm",
     "narx",
+    "residual",
     "rg_lru",
+    "rms_norm",
     "rnn",
     "s5",
     "sample",

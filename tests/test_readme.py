@@ -209,6 +209,30 @@ def test_what_the_readme_says_of_the_speeds_is_true_of_the_committed_results():
     assert f"({worst} at worst)" in words
 
 
+def test_the_table_of_blocks_is_that_of_the_committed_results():
+    report = results("block")
+    times = {what: [] for what in ("forward", "gradient", "forward scan", "gradient scan")}
+    memory = []
+    for row in report["rows"]:
+        cells = [row["cell"], ", ".join(map(str, row["shape"])), row["what"]]
+        figures = [row[kind].values() for kind in ("cpu_ms", "temp_mb")]
+        cells += [f"{value:.1f}" for values in figures for value in values]
+        assert f"| {' | '.join(cells)} |" in BENCHMARKS
+        (ours, by_hand, scan), (mb, mb_by_hand, _) = figures
+        times[row["what"]].append(ours / by_hand)
+        times[f"{row['what']} scan"].append(ours / scan)
+        memory.append(mb / mb_by_hand)
+    said = lambda ratios: f"{min(ratios):.2f} to {max(ratios):.2f}"
+    forward, gradient, forward_scan, gradient_scan = map(said, times.values())
+    words = " ".join(BENCHMARKS.split())
+    assert f"the models take {forward} times the CPU time forward and {gradient} times" in words
+    assert f"and {said(memory)} times the temporary memory; beside `lax.scan`" in words
+    assert (
+        f"`lax.scan` {forward_scan} times the CPU time forward, and {gradient_scan} with" in words
+    )
+    assert f"jax {report['jax']}; `benchmarks/block.py`" in BENCHMARKS
+
+
 def test_what_is_said_of_the_character_model_is_true_of_the_committed_results():
     path = ROOT / "benchmarks" / "results" / "char_rnn_vs_torch.json"
     found = json.loads(path.read_text())["results"]

@@ -11,19 +11,14 @@ from seqjax import _checks
 from seqjax._static import call_text
 from seqjax._tree import flip
 from seqjax._types import Key, PyTree
+from seqjax.compose._merges import Merge, check_merge, merge_function, merged_spec
+from seqjax.compose._parts import smallest_vocabulary
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.model import Model, check_params
 from seqjax.engine.recurrence import Steps
 from seqjax.engine.unroll import run
 
 __all__ = ["bidirectional"]
-
-MERGES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "concat": lambda forward, backward: jnp.concatenate([forward, backward], axis=-1),
-    "sum": lambda forward, backward: forward + backward,
-    "mean": lambda forward, backward: (forward + backward) / 2,
-    "product": lambda forward, backward: forward * backward,
-}
 
 
 def bidirectional(
@@ -61,33 +56,15 @@ def bidirectional(
     backward = forward if backward is None else backward
     _checks.instance("forward", forward, Model, "a seqjax model")
     _checks.instance("backward", backward, Model, "a seqjax model")
-    if callable(merge):
-        _checks.part("merge", merge)
-    else:
-        _checks.choice("merge", merge, tuple(MERGES))
+    merge = check_merge(merge)
     if forward.input_spec is None or backward.input_spec is None:
         return Bidirectional(forward, backward, merge)  # nothing is known before the data come
     if forward.input_spec != backward.input_spec:
         expected = f"the input {_checks.describe(forward.input_spec)} that forward reads"
         given = _checks.describe(backward.input_spec)
         raise ValueError(_checks.mismatch("backward", expected, given))
-    if not callable(merge):
-        _check_merge(merge, forward.output_spec, backward.output_spec)
+    merged_spec(merge, (forward.output_spec, backward.output_spec))
     return Bidirectional(forward, backward, merge)
-
-
-def _check_merge(merge: str, forward: PyTree, backward: PyTree) -> None:
-    expected = f"outputs that fit {merge!r}"
-    given = f"{_checks.describe(forward)} and {_checks.describe(backward)}"
-    shapes = [getattr(y, "shape", ()) for y in (forward, backward)]
-    if merge == "concat":  # of vectors, of any two sizes
-        fits = () not in shapes and shapes[0][:-1] == shapes[1][:-1]
-    else:
-        fits = shapes[0] == shapes[1]
-    if not fits:
-        raise ValueError(_checks.mismatch("merge", expected, given))
-    if getattr(forward, "dtype", None) != getattr(backward, "dtype", None):
-        raise TypeError(_checks.mismatch("merge", expected, given))
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,7 +73,7 @@ class Bidirectional(Model):
 
     forward: Model
     backward: Model
-    merge: str | Callable
+    merge: Merge
     causal = False
 
     def __repr__(self) -> str:
@@ -113,18 +90,14 @@ class Bidirectional(Model):
 
     @property
     def vocabulary_size(self) -> int | None:  # type: ignore[override]  # constant for most kinds
-        # Both read the same tokens.
-        sizes = self.forward.vocabulary_size, self.backward.vocabulary_size
-        return min((size for size in sizes if size is not None), default=None)
+        return smallest_vocabulary(self.forward, self.backward)
 
     @property
     def output_spec(self) -> PyTree:
-        outputs = self.forward.output_spec, self.backward.output_spec
-        return None if None in outputs else jax.eval_shape(self._merge, *outputs)
+        return self.output_of(self.input_spec)
 
-    @property
-    def _merge(self) -> Callable[[PyTree, PyTree], PyTree]:
-        return self.merge if callable(self.merge) else MERGES[self.merge]
+    def output_of(self, x: PyTree) -> PyTree:
+        return merged_spec(self.merge, (self.forward.output_of(x), self.backward.output_of(x)))
 
     def init(self, key: Key) -> dict[str, PyTree]:
         forward, backward = _checks.keys(key, 2)
@@ -148,7 +121,7 @@ class Bidirectional(Model):
         backward, ys_backward = run(
             self.backward, params["backward"], state["backward"], xs, steps, adjoint
         )
-        ys = jax.vmap(self._merge)(ys, flip(ys_backward))
+        ys = jax.vmap(merge_function(self.merge))(ys, flip(ys_backward))
         return {"forward": forward, "backward": backward}, ys
 
 

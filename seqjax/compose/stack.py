@@ -1,102 +1,88 @@
 """Layers: models whose outputs are the inputs of the next one."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 import jax
 
 from seqjax import _checks
-from seqjax._types import Key, PyTree, Step
+from seqjax._types import PyTree, Step
+from seqjax.compose._parts import Several, fits, output_at
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.model import Model, check_params, check_state
 from seqjax.engine.recurrence import Steps
 from seqjax.engine.unroll import run
+from seqjax.models.function import as_model
 
 __all__ = ["stack"]
 
 
-def stack(*models: Model) -> "Stack":
+def stack(*models: Model | Callable[[PyTree], PyTree]) -> "Stack":
     """Stacks layers: the outputs of each are the inputs of the next. The result is itself a model.
+
+    A plain function of one step's output (`jnp.tanh`, `jax.nn.glu`, a lambda) is a layer too, with
+    empty params and state, (). It runs for all steps at once, vmapped. A stack that begins with
+    one does not know its input: its `input_spec` is None, and nothing is checked before the data
+    come.
 
     Each layer runs over time before the next one starts, so that one matmul projects its inputs at
     all steps (within a chunk of `BPTT`; below a layer that reads the future there are no common
     chunks, each layer has its own).
 
     Args:
-      *models: at least one, of sizes that fit.
+      *models: models or functions, at least one, of sizes that fit.
 
     Returns:
       A model whose params and state are tuples with an entry per layer.
 
     Raises:
-      TypeError, ValueError: not a model; none at all; or sizes that do not fit.
+      TypeError, ValueError: neither a model nor a function; none at all; sizes that do not fit; or
+        a function that fails on what the layer below outputs.
 
     References:
       Notes, section 4, any number of layers k.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
-    >>> model = sj.stack(sj.lstm(3, 8), sj.gru(8, 5), sj.dense(5, 2))
+    >>> model = sj.stack(sj.lstm(3, 8), sj.gru(8, 5), sj.dense(5, 4), jax.nn.glu)
     >>> state, ys = sj.unroll(model, model.init(jax.random.key(0)), jnp.ones((10, 3)))
     >>> ys.shape
     (10, 2)
     """
     if not models:
         raise ValueError(_checks.mismatch("models", "at least one", "none"))
-    for number, model in enumerate(models):
-        _checks.instance(f"models[{number}]", model, Model, "a seqjax model")
-    for number, (below, above) in enumerate(itertools.pairwise(models), start=1):
-        if below.input_spec is None or above.input_spec is None:
-            continue  # nothing is known before the data come
-        y = below.output_spec
-        if not fits(y, above.input_spec):
+    layers = tuple(as_model(f"models[{number}]", model) for number, model in enumerate(models))
+    y = None  # what the layer below outputs, as far as it is known before the data come
+    for number, layer in enumerate(layers):
+        if y is not None and layer.input_spec is not None and not fits(y, layer.input_spec):
             expected = f"the input {_checks.describe(y)} that models[{number - 1}] outputs"
-            given = _checks.describe(above.input_spec)
+            given = _checks.describe(layer.input_spec)
             raise ValueError(_checks.mismatch(f"models[{number}]", expected, given))
-    return Stack(models)
+        y = output_at(f"models[{number}]", layer, y)
+    return Stack(layers)
 
 
 @dataclass(frozen=True, repr=False)
-class Stack(Model):
+class Stack(Several):
     """See `stack`."""
-
-    models: tuple[Model, ...]
 
     def __repr__(self) -> str:
         return f"stack({', '.join(map(repr, self.models))})"
 
     @property
-    def parts(self) -> dict[str, Model]:  # type: ignore[override]  # constant for most kinds
-        return {f"models[{number}]": model for number, model in enumerate(self.models)}
-
-    @property
     def input_spec(self) -> PyTree:  # type: ignore[override]  # a field of most kinds
         return self.models[0].input_spec
 
-    @property
-    def output_spec(self) -> PyTree:
-        return self.models[-1].output_spec
+    def output_of(self, x: PyTree) -> PyTree:
+        return reduce(lambda y, model: model.output_of(y), self.models, x)
 
     @property
     def vocabulary_size(self) -> int | None:  # type: ignore[override]  # constant for most kinds
         return self.models[0].vocabulary_size
 
     @property
-    def causal(self) -> bool:  # type: ignore[override]  # constant for most kinds
-        return all(model.causal for model in self.models)
-
-    @property
     def receptive_field(self) -> float:  # type: ignore[override]  # constant for most kinds
         return 1 + sum(model.receptive_field - 1 for model in self.models)
-
-    def init(self, key: Key) -> tuple[PyTree, ...]:
-        keys = _checks.keys(key, len(self.models))
-        return tuple(model.init(k) for model, k in zip(self.models, keys, strict=True))
-
-    def initial_state(self, params: PyTree) -> tuple[PyTree, ...]:
-        params = check_params(self, params)
-        return tuple(model.initial_state(p) for model, p in zip(self.models, params, strict=True))
 
     def step(self, params: PyTree, state: PyTree, x: PyTree) -> tuple[tuple[PyTree, ...], PyTree]:
         params, state = check_params(self, params), check_state(self, params, state)
@@ -123,13 +109,6 @@ class Stack(Model):
         scans = [model.scan if self.causal else partial(run, model) for model in self.models]
         layers = [partial(scan, steps=steps, adjoint=adjoint) for scan in scans]
         return _through(layers, params, state, xs)
-
-
-def fits(y: PyTree, spec: jax.ShapeDtypeStruct) -> bool:
-    """Whether what one model outputs is what another reads, both by their specs."""
-    if not hasattr(y, "shape") or y.shape != spec.shape:
-        return False
-    return y.dtype == _checks.dtype_of_input("y", y, spec.dtype)
 
 
 def _through(

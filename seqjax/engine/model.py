@@ -20,7 +20,15 @@ from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.per_model import params_spec
 from seqjax.engine.recurrence import Steps
 
-__all__ = ["Model", "NoInitialState", "check_params", "check_state", "check_step"]
+__all__ = ["Model", "NoInitialState", "check_params", "check_state", "check_step", "spec_of"]
+
+
+def spec_of(function: Callable[..., PyTree], *at: PyTree) -> PyTree:
+    """`jax.eval_shape`; None of what a run alone has: a state of the caller's, a mapped axis."""
+    try:
+        return jax.eval_shape(function, *at)
+    except (NoInitialState, NameError):  # of `jax.lax.pmean`
+        return None
 
 
 class NoInitialState(ValueError):
@@ -84,12 +92,22 @@ class Model(abc.ABC):
 
     @property
     def output_spec(self) -> PyTree:
-        """Shape and dtype of one y(t); None where `input_spec` is."""
+        """Shape and dtype of one y(t); None where `input_spec` is, or it shows in a run alone."""
         if self.input_spec is None:
             return None
         params = params_spec(self)
-        state = jax.eval_shape(self.initial_state, params)
-        return jax.eval_shape(self.step, params, state, self.input_spec)[1]
+
+        def output(params: PyTree, x: PyTree) -> PyTree:
+            return self.step(params, self.initial_state(params), x)[1]
+
+        return spec_of(output, params, self.input_spec)
+
+    def output_of(self, x: PyTree) -> PyTree:
+        """`output_spec`, where x(t) has this shape and dtype; None if it is unknown.
+
+        Of use where `input_spec` is None, which leaves the one to the other: a plain function.
+        """
+        return self.output_spec
 
     def bounded_step(
         self, bound: Callable[[PyTree], PyTree], params: PyTree, state: PyTree, x: PyTree

@@ -28,6 +28,7 @@ from support.wrong import (
     Dataset,
     ForeignTensor,
     bptt,
+    branches,
     stack,
     told,
 )
@@ -53,6 +54,7 @@ CALLS = {
         sj.conv_lstm,
         {"input_shape": (4, 3), "channels": 2, "kernel_size": 3, "forget_bias": 1.0, **DTYPES},
     ),
+    "branches": (branches, {"models[0]": LSTM, "models[1]": LSTM, "merge": "sum"}),
     "from_step": (
         sj.from_step,
         {
@@ -132,6 +134,7 @@ CALLS = {
             **DTYPES,
         },
     ),
+    "layer_norm": (sj.layer_norm, {"size": 3, "eps": 1e-5, **DTYPES}),
     "matmul": (sj.matmul, {"x": XS, "kernel": jnp.ones((3, 2)), "bias": None}),
     "lru": (
         sj.lru,
@@ -198,6 +201,8 @@ CALLS = {
             **DTYPES,
         },
     ),
+    "residual": (sj.residual, {"model": sj.gru(3, 3)}),
+    "rms_norm": (sj.rms_norm, {"size": 3, "eps": 1e-5, **DTYPES}),
     "sample": (sj.sample, {"key": KEY, "logits": jnp.ones(3), **SAMPLING}),
     "slstm": (
         sj.slstm,
@@ -256,6 +261,9 @@ CALLS = {
             "lstm": LSTM,
             "dense": sj.dense(3, 2),
             "embed": sj.embed(3, 2),
+            "layer_norm": sj.layer_norm(3),
+            "rms_norm": sj.rms_norm(3),
+            "branches": sj.branches(LSTM),
             "tdnn": sj.tdnn(3, 2),
             "narx": NARX,
             "jordan": sj.jordan(3, 4, 2, decay=0.1),

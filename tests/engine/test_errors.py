@@ -130,7 +130,11 @@ ERRORS = [
         "step: a bidirectional model has none",
     ),
     (lambda: sj.stack(), ValueError, "models: expected at least one"),
-    (lambda: sj.stack(lstm, 3), TypeError, r"models\[1\]: expected a seqjax model, got int 3"),
+    (
+        lambda: sj.stack(lstm, 3),
+        TypeError,
+        r"models\[1\]: expected a seqjax model or a function, got int 3",
+    ),
     (
         lambda: sj.stack(lstm, sj.gru(5, 2)),
         ValueError,

@@ -37,6 +37,7 @@ PUBLIC = [
     "NARXState",
     "SLSTMState",
     "bidirectional",
+    "branches",
     "conv_lstm",
     "dense",
     "elman",
@@ -46,6 +47,7 @@ PUBLIC = [
     "gru",
     "interop",
     "jordan",
+    "layer_norm",
     "lru",
     "lstm",
     "matmul",
@@ -53,7 +55,9 @@ PUBLIC = [
     "min_gru",
     "min_lstm",
     "narx",
+    "residual",
     "rg_lru",
+    "rms_norm",
     "rnn",
     "s5",
     "sample",
@@ -132,7 +136,7 @@ def test_a_module_is_short_and_says_why_types_are_ignored(module):
 OF_OWN_FUNCTIONS = {"structured-without-rules", "own-step", "memory", "stack-with-own"}
 PRINTED = [case for case in CASES if case.name not in OF_OWN_FUNCTIONS]
 NAMES = {name: getattr(sj, name) for name in PUBLIC} | {"bfloat16": jnp.bfloat16}
-NAMES |= {f.__name__: f for f in (jax.nn.relu, jax.nn.elu, jax.nn.softmax, jnp.tanh)}
+NAMES |= {f.__name__: f for f in (jax.nn.relu, jax.nn.elu, jax.nn.glu, jax.nn.softmax, jnp.tanh)}
 NAMES |= {f.__name__: f for f in (jax.nn.hard_sigmoid, jax.nn.soft_sign)}
 NAMES |= {f.__name__: f for f in (jax.nn.initializers.zeros, jax.nn.initializers.ones)}
 

@@ -22,6 +22,10 @@ REPRESENTED = [
     "embed(5, 3, dtype=bfloat16, param_dtype=float32)",
     "stack(lstm(3, 4), dense(4, 2))",
     "bidirectional(gru(3, 4), lstm(3, 4))",
+    "layer_norm(3, eps=0.001)",
+    "rms_norm(3, dtype=bfloat16)",
+    "residual(stack(layer_norm(3), gru(3, 4), dense(4, 3)))",
+    "branches(gru(3, 4), rnn(3, 4), merge='sum')",
     "stack(bidirectional(gru(3, 4), merge='sum'), dense(4, 2))",
 ]
 

@@ -141,6 +141,20 @@ def _language_model(dtype):
     )
 
 
+def _block(dtype):
+    """Norm, recurrence, gated output, and the input again; branches of two depths beside a tanh."""
+    inner = (
+        sj.layer_norm(I, dtype=dtype),
+        sj.gru(I, 4, dtype=dtype),
+        sj.dense(4, 2 * I, dtype=dtype),
+    )
+    beside = sj.stack(sj.rms_norm(I, dtype=dtype), sj.tdnn(I, I, delays=(0, 2), dtype=dtype))
+    return sj.stack(
+        sj.residual(sj.stack(*inner, jax.nn.glu)),
+        sj.branches(sj.rnn(I, I, dtype=dtype), beside, jnp.tanh, merge="mean"),
+    )
+
+
 CASES = [
     Case("rnn", lambda dtype: sj.rnn(I, 4, dtype=dtype)),
     Case("rnn-relu", lambda dtype: sj.rnn(I, 4, activation=jax.nn.relu, dtype=dtype), variant=True),
@@ -258,6 +272,7 @@ CASES = [
     ),
     Case("stack-of-bidirectional", _two_directions),
     Case("embed", _language_model),
+    Case("block", _block),
 ]
 
 

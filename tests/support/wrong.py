@@ -81,5 +81,9 @@ def bptt(**options):
     return sj.BPTT(**options)
 
 
+def branches(merge, **models):
+    return sj.branches(*models.values(), merge=merge)
+
+
 def stack(**models):
     return sj.stack(*models.values())

@@ -1,0 +1,64 @@
+"""What models of models ask of their parts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from seqjax import _checks
+from seqjax._types import Key, PyTree
+from seqjax.engine.model import Model, check_params
+
+__all__ = ["Several", "fits", "output_at", "smallest_vocabulary"]
+
+
+@dataclass(frozen=True, repr=False)
+class Several(Model):
+    """Any number of models; params and state are tuples with an entry per model."""
+
+    models: tuple[Model, ...]
+
+    @property
+    def parts(self) -> dict[str, Model]:  # type: ignore[override]  # constant for most kinds
+        return {f"models[{number}]": model for number, model in enumerate(self.models)}
+
+    @property
+    def output_spec(self) -> PyTree:
+        return self.output_of(self.input_spec)
+
+    @property
+    def causal(self) -> bool:  # type: ignore[override]  # constant for most kinds
+        return all(model.causal for model in self.models)
+
+    def init(self, key: Key) -> tuple[PyTree, ...]:
+        keys = _checks.keys(key, len(self.models))
+        return tuple(model.init(k) for model, k in zip(self.models, keys, strict=True))
+
+    def initial_state(self, params: PyTree) -> tuple[PyTree, ...]:
+        params = check_params(self, params)
+        return tuple(model.initial_state(p) for model, p in zip(self.models, params, strict=True))
+
+
+def fits(y: PyTree, spec: jax.ShapeDtypeStruct) -> bool:
+    """Whether what one model outputs is what another reads, both by their specs."""
+    if not hasattr(y, "shape") or y.shape != spec.shape:
+        return False
+    return y.dtype == _checks.dtype_of_input("y", y, spec.dtype)
+
+
+def output_at(place: str, model: Model, x: PyTree) -> PyTree:
+    """`model.output_of(x)`; an error in a plain function names the place where it stands."""
+    try:
+        return model.output_of(x)
+    except Exception as error:
+        if model.input_spec is not None:
+            raise
+        given = f"{model!r}, which raises {type(error).__name__}: {error}"
+        message = _checks.mismatch(place, f"a function of {_checks.describe(x)}", given)
+        raise ValueError(message) from error
+
+
+def smallest_vocabulary(*models: Model) -> int | None:
+    """V of the tokens that all of these read; None if none of them says."""
+    sizes: Any = (model.vocabulary_size for model in models)
+    return min((size for size in sizes if size is not None), default=None)
