@@ -179,6 +179,12 @@ NOTHING = "where(None, a, b) is b"
 # another one of that text), and why no test can notice them.
 EQUIVALENT: dict[str, str] = {
     "lstm.activate_vjp: h_prev.h -> h_prev.c": SAME_ZEROS,
+    "lstm.activate_vjp: Gates(**d_update, **d_output) -> Gates(**d_output, **d_update)": (
+        "keywords have no order"
+    ),
+    "_layer_norm.normed_product_vjp: matmul(x, kernel) -> -matmul(x, kernel)": (
+        "the derivative of an odd function is even"
+    ),
     "lstm.preactivate_vjp: h_prev.c -> h_prev.h": SAME_ZEROS,
     "lstm.preactivate_vjp: 1 -> 0": VECTOR,
     "slstm.activate_vjp: h_prev.h -> h_prev.c": SAME_ZEROS,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 
-from seqjax._types import Key, Preactivate, PreactivateVJP, PyTree
+from seqjax._types import Key, Preactivate, PreactivateVJP, Project, PyTree
 from seqjax.models._layer_norm import normalize, normalize_vjp
 from seqjax.models._parts import Part
 from seqjax.ops.matmul import matmul
@@ -32,7 +32,8 @@ def coupled_update_vjp(z: Any, c_prev: jax.Array, dc: jax.Array) -> tuple[dict, 
 COUPLED_UPDATE = Part(coupled_update, coupled_update_vjp)
 
 # Peepholes: w_i c(t-1) is added to i, w_f c(t-1) to f, w_o c(t) to o. The last needs c(t), which
-# `activate` makes without parameters: w_o gets there beside o, as a pre-activation of its own.
+# `activate` makes without parameters: w_o comes to it beside o, as a pre-activation of its own. It
+# does so from `project` on, so that its gradient is pooled as that of a bias.
 
 
 def add_peepholes(hidden_size: int, number: int, key: Key, params: dict, bound: float) -> dict:
@@ -41,28 +42,29 @@ def add_peepholes(hidden_size: int, number: int, key: Key, params: dict, bound: 
     return params | {"peepholes": jax.random.uniform(key, shape, dtype, -bound, bound)}
 
 
-def peephole_preactivate(
-    preactivate: Preactivate, params: PyTree, h_prev: Any, u: PyTree
-) -> PyTree:
-    z = preactivate(params, h_prev, u)
-    w_i, w_f, w_o = _peepholes(params, h_prev)
-    i = None if w_i is None else z.i + w_i * h_prev.c
-    return z._replace(i=i, f=z.f + w_f * h_prev.c, beside_o=(w_o,))
+def peephole_project(project: Project, params: PyTree, x: jax.Array) -> PyTree:
+    u: Any = project(params, x)
+    return u._replace(beside_o=_peepholes(params, u)[-1:])
+
+
+def peephole_preactivate(preactivate: Preactivate, params: PyTree, h_prev: Any, u: Any) -> PyTree:
+    z: Any = preactivate(params, h_prev, u)
+    *w_i, w_f, _ = _peepholes(params, u)
+    i = z.i + w_i[0] * h_prev.c if w_i else None
+    return z._replace(i=i, f=z.f + w_f * h_prev.c)
 
 
 def peephole_preactivate_vjp(
-    rule: PreactivateVJP, params: PyTree, h_prev: Any, u: PyTree, z: Any, dz: Any
+    rule: PreactivateVJP, params: PyTree, h_prev: Any, u: Any, z: Any, dz: Any
 ) -> PyTree:
-    w_i, w_f, _ = _peepholes(params, h_prev)
-    dc = dz.f * w_f if w_i is None else dz.f * w_f + dz.i * w_i
-    dh_prev = rule(params, h_prev, u, z, dz)
-    return dh_prev._replace(c=dh_prev.c + dc)
+    *w_i, w_f, _ = _peepholes(params, u)
+    dc = dz.f * w_f + dz.i * w_i[0] if w_i else dz.f * w_f
+    return rule(params, h_prev, u, z, dz)._replace(c=dc)  # nothing else reads c(t-1)
 
 
-def _peepholes(params: PyTree, h_prev: Any) -> tuple[jax.Array | None, jax.Array, jax.Array]:
-    number = params["peepholes"].size // h_prev.c.size
-    *w_i, w_f, w_o = jnp.split(params["peepholes"], number)
-    return w_i[0] if w_i else None, w_f, w_o
+def _peepholes(params: PyTree, u: Any) -> tuple[jax.Array, ...]:
+    """(w_i, w_f, w_o); without i (w_f, w_o)."""
+    return tuple(jnp.split(params["peepholes"], 2 if u.i is None else 3))
 
 
 def peephole_output(gate: Callable, activation: Callable, z: Any, c: jax.Array) -> jax.Array:
@@ -89,17 +91,9 @@ def add_cell_norm(hidden_size: int, key: Key, params: dict, bound: float) -> dic
     return params | {"cell_scale": ones, "cell_bias": jnp.zeros_like(ones)}
 
 
-def cell_norm_preactivate(
-    preactivate: Preactivate, params: PyTree, h_prev: Any, u: PyTree
-) -> PyTree:
-    z = preactivate(params, h_prev, u)
-    return z._replace(beside_o=(params["cell_scale"], params["cell_bias"]))
-
-
-def cell_norm_preactivate_vjp(
-    rule: PreactivateVJP, params: PyTree, h_prev: Any, u: PyTree, z: Any, dz: Any
-) -> PyTree:
-    return rule(params, h_prev, u, z, dz)
+def cell_norm_project(project: Project, params: PyTree, x: jax.Array) -> PyTree:
+    u: Any = project(params, x)
+    return u._replace(beside_o=(params["cell_scale"], params["cell_bias"]))
 
 
 def normed_output(gate: Callable, activation: Callable, z: Any, c: jax.Array) -> jax.Array:
@@ -116,7 +110,6 @@ def normed_output_vjp(z: Any, c: jax.Array, dh: jax.Array) -> tuple[dict, jax.Ar
     return dz, normalize_vjp(c, d_bias * scale)
 
 
-CELL_NORM = Part(cell_norm_preactivate, cell_norm_preactivate_vjp)
 NORMED_OUTPUT = Part(normed_output, normed_output_vjp)
 
 # Projection: y(t) = h(t) W_p, and the gates read y(t-1). Nothing that has parameters comes after

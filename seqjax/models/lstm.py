@@ -15,7 +15,6 @@ from seqjax.models._forget_bias import check_forget_bias, forget_bias_params
 from seqjax.models._initial import PerGate
 from seqjax.models._layer_norm import NORMED_PRODUCT, add_scales
 from seqjax.models._lstm_variants import (
-    CELL_NORM,
     COUPLED_UPDATE,
     NORMED_OUTPUT,
     PEEPHOLE_OUTPUT,
@@ -24,6 +23,8 @@ from seqjax.models._lstm_variants import (
     add_cell_norm,
     add_peepholes,
     add_projection,
+    cell_norm_project,
+    peephole_project,
     projected_readout,
 )
 from seqjax.models._parts import PRODUCT, Part, around, has_rules, pointwise
@@ -146,16 +147,18 @@ def lstm(
     gates, keep, opposed = (3, 0, None) if coupled else (4, 1, 0)
     forget_bias, chrono = check_forget_bias(forget_bias, chrono, use_bias)
     extra_params = forget_bias_params(forget_bias, chrono, gates, keep, opposed)
-    # How z(t), c(t) and h(t) are made: each is a function and its rule.
+    # How u(t), z(t), c(t) and h(t) are made, the last three with their rules.
     linear = NORMED_PRODUCT if layer_norm else PRODUCT
+    make_u = static_partial(project, gates, linear.function)
     make_z = around(Part(static_partial(preactivate, gates), preactivate_vjp), linear)
     make_c = COUPLED_UPDATE if coupled else Part(update, update_vjp)
     make_h, read = Part(output, output_vjp), readout
     if peepholes:
+        make_u = static_partial(peephole_project, make_u)
         make_z, make_h = around(PEEPHOLES, make_z), PEEPHOLE_OUTPUT
         extra_params += (static_partial(add_peepholes, hidden_size, gates - 1),)
     if layer_norm:
-        make_z, make_h = around(CELL_NORM, make_z), NORMED_OUTPUT
+        make_u, make_h = static_partial(cell_norm_project, make_u), NORMED_OUTPUT
         extra_params += (add_scales, static_partial(add_cell_norm, hidden_size))
     if projection_size is not None:
         projection_size = _checks.size("projection_size", projection_size)
@@ -190,7 +193,7 @@ def lstm(
         learn_initial_state=learn_initial_state,
         dtype=dtype,
         param_dtype=param_dtype,
-        project=static_partial(project, gates, linear.function),
+        project=make_u,
         preactivate=make_z.function,
         preactivate_vjp=make_z.rule,
         activate=static_partial(
@@ -219,7 +222,8 @@ def project(gates: int, linear: Callable, params: PyTree, x: jax.Array) -> Gates
 
 def preactivate(gates: int, linear: Callable, params: PyTree, h_prev: LSTMState, u: Gates) -> Gates:
     recurrent = by_gate(gates, linear(params, "recurrent_kernel", h_prev.h))
-    return jax.tree.map(jnp.add, u, recurrent)
+    z = jax.tree.map(jnp.add, u._replace(beside_o=()), recurrent)
+    return z._replace(beside_o=u.beside_o)
 
 
 def preactivate_vjp(

