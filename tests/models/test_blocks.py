@@ -70,6 +70,19 @@ def test_a_model_beside_one_that_reads_the_future():
     assert_close(ys, each[0] + each[1], 1e-13)
 
 
+@pytest.mark.parametrize("first", [SQUARE, sj.bidirectional(SQUARE, merge="sum")], ids=repr)
+def test_truncation_means_the_same_in_branches(first):
+    """Segments are counted over the whole series, chunks or none."""
+    second = sj.rnn(I, I, dtype=jnp.float64)
+    model, adjoint = sj.branches(first, second, merge="sum"), sj.BPTT(chunk=3, truncate=2)
+    params, xs, state = problem(model, 7)
+    weights = np.random.default_rng(0).standard_normal((7, I))
+    run = lambda m: lambda *at: jnp.sum(weights * sj.unroll(m, *at, adjoint=adjoint)[1])
+    ours = jax.jit(jax.grad(run(model)))(params, xs, state)
+    pairs = zip(model.models, params, state, strict=True)
+    assert_close(ours, tuple(jax.grad(run(m))(p, xs, s) for m, p, s in pairs), 1e-12)
+
+
 def test_what_wrappers_say_of_what_they_hold():
     tdnn, own = sj.tdnn(I, I, delays=(0, 4)), sj.from_step(lambda k: (), lambda p, s, x: (s, x))
     assert sj.residual(tdnn).receptive_field == 5
