@@ -256,6 +256,13 @@ def test_masks_and_resets_over_any_delays(delays):
         np.testing.assert_array_equal(state, streamed)
 
 
+def test_a_reset_at_the_last_step_leaves_one_row():
+    model = sj.tdnn(3, 2, delays=(0, 1, 3), dtype=jnp.float64)
+    params, xs, state = problem(model, T)
+    last, _ = sj.unroll(model, params, xs, state, reset=jnp.arange(T) == T - 1)
+    np.testing.assert_array_equal(last, jnp.zeros_like(state).at[-1].set(xs[-1]))
+
+
 def test_truncation_cuts_the_delay_line():
     model = make((0, 1, 3))
     at = problem(model, 9)
