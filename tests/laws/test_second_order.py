@@ -108,3 +108,13 @@ def test_a_model_inside_an_own_step_keeps_its_second_order(case, store):
         for m in (own_step_of(model), model)
     ]
     assert_close(*by_params, 1e-10)
+
+
+def test_second_order_of_steps_that_are_cut():
+    """Run one by one, and by the recursion: where time is cut, values still depend on the past."""
+    model = sj.rnn(3, 4, dtype=jnp.float64)
+    at, adjoint = problem(model, T), sj.BPTT(truncate=2)
+    by_params = [
+        jax.jit(jax.grad(of_gradient(m, adjoint=adjoint)))(*at) for m in (own_step_of(model), model)
+    ]
+    assert_close(*by_params, 1e-10)
