@@ -196,6 +196,9 @@ EQUIVALENT: dict[str, str] = {
     "matmul._batch_add: 1 -> 2": LAYOUT,
     "rows.beside_rows: 2 -> 1": LAYOUT,
     "rows.beside_rows: x.ndim - 2 -> 2": LAYOUT,
+    "zero_cotangent._jvp: jnp.zeros_like(a) if again else zero_tangent(a) -> jnp.zeros_like(a)": (
+        "zeros, where there might be nothing at all"
+    ),
     "loops.forward_scan: z_t if keep_z else None -> z_t": (
         "XLA drops what is not read: temporary memory is the same to the byte"
     ),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.comparison import assert_close, floats
-from support.oracles import gradient, of_the_other_way
+from support.oracles import gradient, gradient_of, of_the_other_way
 from support.table import problem
 
 import seqjax as sj
@@ -126,3 +126,21 @@ def test_layers_below_and_above_see_the_whole_series_whatever_the_chunk():
     whole = gradient(model, adjoint=sj.Autodiff())(*at)
     for adjoint in (sj.BPTT(chunk=2), sj.BPTT(chunk=3, store="chunk_starts")):
         assert_close(gradient(model, adjoint=adjoint)(*at), whole, 1e-12)
+
+
+def test_below_a_layer_that_reads_the_future_each_layer_is_cut_on_its_own():
+    """The stack is what its layers are one after the other, chunks and truncation too."""
+    below, above = (
+        sj.rnn(3, 4, dtype=jnp.float64),
+        sj.bidirectional(sj.gru(4, 2, dtype=jnp.float64)),
+    )
+    model, adjoint = sj.stack(below, above), sj.BPTT(truncate=2, chunk=3)
+    at = problem(model, 7)
+
+    def in_turn(params, xs, state):
+        last, hs = sj.unroll(below, params[0], xs, state[0], adjoint=adjoint)
+        end, ys = sj.unroll(above, params[1], hs, state[1], adjoint=adjoint)
+        return (last, end), ys
+
+    ours = gradient(model, adjoint=adjoint)(*at)
+    assert_close(ours, gradient_of(in_turn)(*at), 1e-12)
