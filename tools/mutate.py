@@ -226,14 +226,6 @@ EQUIVALENT: dict[str, str] = {
         UNUSED
     ),
     "schedule.divisor: n - about -> about - n": "a distance has no sign",
-    "shift._batch_spread: if like_axis is not None -> if False": LIKE,
-    "shift._batch_spread: 0 -> 1, in like = lax.index_in_dim(like, 0, like_axis, keepdims=False)": (
-        LIKE
-    ),
-    "shift._batch_spread: 0 -> 2, in like = lax.index_in_dim(like, 0, like_axis, keepdims=False)": (
-        LIKE
-    ),
-    "shift._batch_spread: False -> True": LIKE,
     "bptt._adjoint_bwd: if steps.reset is not None -> if True": (
         "without a reset it stays zero, and is never added to"
     ),

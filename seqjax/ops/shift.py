@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from seqjax.ops._jax import ad, batching, has_explicit_axes, zero_tangent
 from seqjax.ops.rows import rows_primitive, sum_rows, vary_alike
@@ -67,9 +66,7 @@ def _batch_spread(operands: Any, axes: Any, *, rows: tuple[int, ...]) -> Any:
         x = jnp.moveaxis(x, x_axis, 0)
     else:
         rows = (*rows, like.shape[like_axis])
-    if like_axis is not None:  # any one of the batch tells as much
-        like = lax.index_in_dim(like, 0, like_axis, keepdims=False)
-    return _spread.bind(x, like, rows=rows), place
+    return _spread.bind(x, like, rows=rows), place  # of `like` no more than what is mapped is read
 
 
 def _jvp_spread(primals: Any, tangents: Any, *, rows: tuple[int, ...]) -> Any:

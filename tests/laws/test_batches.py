@@ -32,6 +32,7 @@ SWEEP = [
     )
     for case in KINDS
     for name, axes in IN_AXES.items()
+    if case.name in FEW or name in ("everything", "params and inputs", "all but params")
 ]
 
 

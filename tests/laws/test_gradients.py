@@ -14,7 +14,17 @@ import pytest
 from jax import lax
 from support.comparison import assert_close, floats, is_float, relative_error
 from support.oracles import Gradient, clipper, grad, gradient, gradient_of, naive, weighted
-from support.table import BY_NAME, CASES, FEW, a_few_now, every_model, normal, parametrized, problem
+from support.table import (
+    BY_NAME,
+    CASES,
+    FEW,
+    KINDS,
+    a_few_now,
+    every_model,
+    normal,
+    parametrized,
+    problem,
+)
 
 import seqjax as sj
 
@@ -80,7 +90,7 @@ RULES = [
         else pytest.mark.slow,
     )
     for adjoint in ADJOINTS
-    for case in CASES
+    for case in (KINDS if adjoint.chunk else CASES)
 ]
 
 

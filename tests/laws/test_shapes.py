@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.comparison import assert_close, floats
 from support.oracles import gradient
-from support.table import a_few_now, every_causal_model, problem
+from support.table import a_few_causal_now, a_few_now, problem
 
 import seqjax as sj
 
@@ -27,7 +27,7 @@ def test_no_steps(case):
     assert_close(floats(grads.state), [2 * s for s in floats(state)], 0)
 
 
-@every_causal_model
+@a_few_causal_now
 def test_one_step_equals_step(case):
     model, (params, xs, state) = case.model, problem(case.model, 1)
     state_1, ys = jax.jit(lambda: sj.unroll(model, params, xs, state))()

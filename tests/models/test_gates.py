@@ -96,6 +96,10 @@ def named(options):
     return " ".join(said) or "plain"
 
 
+def any_variant(options):
+    return any(options[name] for name in ("peepholes", "coupled", "projection_size", "layer_norm"))
+
+
 LSTMS = [
     {"peepholes": w, "coupled": c, "projection_size": p, "layer_norm": n} | activations
     for w, c, p, n, activations in itertools.product(
@@ -108,7 +112,19 @@ GRUS = [
     for r, n, activations in itertools.product((True, False), (False, True), (SMOOTH, HARD))
     if r or not n
 ]
-every_lstm = pytest.mark.parametrize("options", LSTMS, ids=named)
+every_lstm = pytest.mark.parametrize(
+    "options",
+    [  # other activations in variants: later
+        pytest.param(
+            options,
+            id=named(options),
+            marks=pytest.mark.slow
+            if HARD.items() <= options.items() and any_variant(options)
+            else (),
+        )
+        for options in LSTMS
+    ],
+)
 every_gru = pytest.mark.parametrize("options", GRUS, ids=named)
 
 

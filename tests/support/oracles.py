@@ -122,15 +122,18 @@ class Parts(NamedTuple):
 
 
 def grad(function, argnums=0, *, has_aux=False):
-    """`jax.grad` by leaves of any dtype: of integers float0, of complex ones a complex array."""
+    """`jax.grad` by leaves of any dtype: of integers float0, of complex ones ∂/∂x - i ∂/∂y."""
     parts = lambda a: Parts(a.real, a.imag) if jnp.iscomplexobj(a) else a
     whole = lambda p: jax.lax.complex(*p) if isinstance(p, Parts) else p
     joined = lambda tree: jax.tree.map(whole, tree, is_leaf=lambda p: isinstance(p, Parts))
+    conjugate = lambda a: jnp.conj(a) if a.dtype != jax.dtypes.float0 else a
 
     def gradient(*args):
         of_parts = lambda *args: function(*joined(args))
         found = jax.grad(of_parts, argnums, has_aux, allow_int=True)(*jax.tree.map(parts, args))
-        return (joined(found[0]), found[1]) if has_aux else joined(found)
+        found, aux = found if has_aux else (found, None)
+        found = jax.tree.map(conjugate, joined(found))
+        return (found, aux) if has_aux else found
 
     return gradient
 

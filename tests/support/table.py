@@ -287,7 +287,6 @@ def parametrized(cases, later=lambda case: case.variant or case.slow):
 BY_NAME = {case.name: case for case in CASES}
 KINDS = [case for case in CASES if not case.variant]
 every_model = parametrized(CASES)
-every_causal_model = parametrized([case for case in KINDS if case.model.causal])
 # Each kind of model once; all of them with -m slow.
 FEW = {"lstm-learned", "own-step", "narx", "tdnn", "bidirectional"}
 a_few_now = parametrized(KINDS, later=lambda case: case.name not in FEW)
