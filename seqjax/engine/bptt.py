@@ -25,7 +25,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from seqjax import _checks
-from seqjax._tree import at_step, length_of, wide_dtype
+from seqjax._tree import at_step, is_half, length_of, wide_dtype
 from seqjax._types import Activate, PyTree
 from seqjax.engine.cotangents import add, complete, inexact, instantiate, returned
 from seqjax.engine.history import LAST_STEP, History
@@ -33,6 +33,7 @@ from seqjax.engine.loops import forward_scan, reverse_scan
 from seqjax.engine.plain_scan import clipped
 from seqjax.engine.recurrence import Recurrence, Steps, Traced, fill, over_steps, trace, vary_with
 from seqjax.ops.hoist import Hoisted, hoist
+from seqjax.ops.shift import spread
 from seqjax.ops.zero_cotangent import zero_cotangent
 
 __all__ = ["PREACTIVATIONS", "STATES", "bptt", "local_vjps", "named", "outside"]
@@ -90,7 +91,13 @@ def bptt(
     formed = over_steps(traced.preactivate, weights, entering, u)
     # What JAX differentiates is `formed`. Where the forward pass kept its own z, that is the
     # value, and computing `formed` is dead code.
-    z = _reroute_cotangent(named(z, PREACTIVATIONS), formed) if keep_z else formed
+    if keep_z:
+        # Batched as `formed` is, whose half-precision vectors are: to be handed the cotangent of
+        # each example, and not that of all of them.
+        z = jax.tree.map(lambda z, f: spread(z, f) if is_half(z.dtype) else z, z, formed)
+        z = _reroute_cotangent(named(z, PREACTIVATIONS), formed)
+    else:
+        z = formed
     closed_over, step_vjp = step_vjp.closed_over, step_vjp._replace(closed_over=[])
     static = _Static((step_vjp, history, clip))
     return _adjoint(static, closed_over, weights, state, reset_state, u, z, states, steps, last)

@@ -10,6 +10,7 @@ from support.table import CASES, FEW, astype, in_dtypes_of, problem, series
 
 import seqjax as sj
 from seqjax.engine.plain_scan import widened
+from seqjax.engine.schedule import STORES
 
 RUNS = {
     "many series": (3000, 20, {}),
@@ -68,3 +69,26 @@ def test_what_steps_one_by_one_read_is_summed_in_float32_and_read_in_half():
     dtypes = {name: leaf.dtype for name, leaf in wide.items()}
     assert dtypes == {"half": jnp.float32, "double": jnp.float64, "number": params["number"].dtype}
     assert all(narrow(wide)[name].dtype == leaf.dtype for name, leaf in params.items())
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_pre_activation_that_is_a_vector_of_parameters(store):
+    """It is the same for a whole batch, and each series has a cotangent of it."""
+
+    def make(dtype):
+        return sj.Cell(
+            init=lambda key: {"kernel": jnp.eye(3, dtype=dtype), "gain": jnp.ones(3, dtype)},
+            initial_state=lambda params: jnp.zeros(3, dtype),
+            project=lambda params, x: sj.matmul(x, params["kernel"]),
+            preactivate=lambda params, h, u: (u + h / 2, params["gain"]),
+            activate=lambda z, h: jnp.tanh(z[0] * z[1]),
+        )
+
+    def gradient(dtype):
+        xs = jnp.asarray(np.random.default_rng(0).standard_normal((8, 5, 3)), dtype)
+        run = lambda params: jax.vmap(
+            lambda xs: sj.unroll(make(dtype), params, xs, adjoint=sj.BPTT(store=store))[1]
+        )(xs)
+        return jax.grad(lambda params: jnp.sum(run(params)))(make(dtype).init(None))
+
+    assert_close(astype(gradient(jnp.bfloat16), jnp.float64), gradient(jnp.float64), 0.05)
