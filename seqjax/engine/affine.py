@@ -97,10 +97,12 @@ def affine_scan(
     a, b = _through_steps(*_over_time(of_step, params, xs), reset_state, steps)
     structure = jax.tree.structure(state)
     a, b, state = (jax.tree.leaves(tree) for tree in vary_with((a, b, state), steps))
-    last, states = _run(parallel, a, b, state)
+    run: Any = _run(parallel, a, b, state)
+    last, states = run
     states = named(states, STATES)
-    last, states = _adjoint(parallel, clip, a, b, state, steps.cut, states, last)
-    return jax.tree.unflatten(structure, last), jax.tree.unflatten(structure, states)
+    adjoint: Any = _adjoint(parallel, clip, a, b, state, steps.cut, states, last)
+    last, states = (jax.tree.unflatten(structure, leaves) for leaves in adjoint)
+    return last, states
 
 
 def _over_time(function: Callable, params: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
