@@ -46,7 +46,7 @@ def s5(
       blocks: the number of HiPPO matrices, of order 2H/blocks, whose eigenvalues Λ starts from.
       dt_min, dt_max: Δ is drawn between these, uniformly in its logarithm.
       timesteps: whether the last feature of x(t), one more than I, is δ(t), the time that has
-        passed since x(t-1): for series that are not sampled evenly. Else δ(t) = 1.
+        passed since x(t-1), not negative: for series that are not sampled evenly. Else δ(t) = 1.
       dtype: of inputs and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 

@@ -89,7 +89,7 @@ def test_a_hundred_thousand_steps(make):
 def distance(ours, theirs) -> float:
     """The error of everything together, as a vector, relative to its length."""
     ours, theirs = (
-        np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
+        np.concatenate([np.asarray(leaf).astype(np.complex128).ravel() for leaf in leaves])
         for leaves in (ours, theirs)
     )
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))

@@ -228,11 +228,7 @@ CASES = [
     ),
     Case("memory", _memory),
     Case("lru", lambda dtype: sj.lru(I, 4, 2, dtype=dtype)),
-    Case(
-        "s5-timesteps",
-        lambda dtype: sj.s5(I - 1, 4, 2, blocks=2, timesteps=True, dtype=dtype),
-        slow=True,
-    ),
+    Case("s5", lambda dtype: sj.s5(I, 4, 2, blocks=2, dtype=dtype), slow=True),
     Case("min-gru", lambda dtype: sj.min_gru(I, 4, learn_initial_state=True, dtype=dtype)),
     Case(
         "min-lstm",
