@@ -8,7 +8,6 @@ from jax.nn import sigmoid, softplus
 
 from seqjax import _checks
 from seqjax._static import static_partial
-from seqjax._tree import wide_dtype
 from seqjax._types import Key, PyTree
 from seqjax.models._affine import affine_cell, widen
 from seqjax.models.cell import Cell
@@ -113,13 +112,13 @@ def project(c: float, params: PyTree, x: jax.Array) -> Gated:
     # The columns of a block are those of its r, then those of its i.
     parts = zip(jnp.split(x, heads, -1), kernel, jnp.split(bias, heads), strict=True)
     blocks = [jnp.split(matmul(x, k, b), 2, axis=-1) for x, k, b in parts]
-    r, i = (sigmoid(jnp.concatenate(gate, axis=-1)) for gate in zip(*blocks, strict=True))
-    decay = softplus(-params["decay"]).astype(wide_dtype(x.dtype))
-    return Gated(-c * decay * widen(r), i * x)
+    r, i = (sigmoid(widen(jnp.concatenate(gate, -1))) for gate in zip(*blocks, strict=True))
+    decay = softplus(-widen(params["decay"])).astype(r.dtype)
+    return Gated(-c * decay * r, i * widen(x))
 
 
 def coefficients(z: Gated) -> tuple[jax.Array, jax.Array]:
-    log_a, x = widen(z)
+    log_a, x = z
     return jnp.exp(log_a), bounded_sqrt(-jnp.expm1(2 * log_a)) * x
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax import export
 from support.comparison import assert_close, floats
-from support.table import KINDS, problem, series
+from support.oracles import grad
+from support.table import FEW, KINDS, problem, series
 
 import seqjax as sj
 
@@ -33,6 +34,7 @@ SWEEP = [
     )
     for case in KINDS
     for adjoint in ADJOINTS
+    if case.name in FEW or adjoint in ("chunks", "autodiff") or (case.name, adjoint) in NOW
 ]
 
 
@@ -47,9 +49,9 @@ def test_any_batch_and_any_length(case, adjoint):
 
     def div(params, xs, state, *flags):
         runs = floats(jax.vmap(run, (None, 0, None, 0, 0, 0))(params, xs, state, *flags))
-        return sum(jnp.sum(jnp.sin(a)) for a in runs), runs
+        return sum(jnp.sum(jnp.sin(a).real) for a in runs), runs
 
-    derived = jax.value_and_grad(div, (0, 1, 2), has_aux=True, allow_int=True)
+    derived = grad(div, (0, 1, 2), has_aux=True)
     function = jax.jit(lambda *at: floats(derived(*at)))
     number, time = export.symbolic_shape("b, t")
     spec = jax.ShapeDtypeStruct

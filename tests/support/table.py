@@ -330,12 +330,14 @@ def problem(model, time, seed=0, dtype=jnp.float64):
     params = jax.tree.map(lambda p, n: p + 0.1 * n, params, normal(params, seed + 1))
     state = model.initial_state(params)
 
-    # A state that the model may be in: finite (a running maximum starts from -∞), and positive (as
-    # a normalizer is).
+    # Of a running maximum, which starts from -∞, a state that the model may be in: finite, and
+    # positive as its normalizer is.
+    finite = all(bool(jnp.isfinite(s).all()) for s in jax.tree.leaves(state) if is_float(s))
+
     def moved(s, n):
         if not is_float(s):
             return s
-        return jnp.where(jnp.isfinite(s), s, 0) + (n if jnp.iscomplexobj(n) else abs(n)) / 2
+        return s + n / 2 if finite else jnp.where(jnp.isfinite(s), s, 0) + abs(n) / 2
 
     state = jax.tree.map(moved, state, normal(state, seed + 2))
     return params, series(model, seed + 3, time, dtype=dtype), state
