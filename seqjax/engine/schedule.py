@@ -44,9 +44,8 @@ def schedule(
 def in_parallel(steps: int, backend: str) -> bool:
     """Whether an affine recurrence runs as an associative scan.
 
-    It does log T times the work of a loop and moves as much more memory: on a CPU the loop is
-    faster at every size (benchmarks/affine.py). On an accelerator each step of a loop waits for a
-    launch, whatever its size.
+    It does more work than a loop and moves more memory: on a CPU the loop is faster. On an
+    accelerator each step of a loop waits for a launch, whatever its size.
     """
     # A symbolic number of steps, in `jax.export`, cannot be halved.
     return backend != "cpu" and isinstance(steps, int) and steps > 16

@@ -1,6 +1,6 @@
 """What the affine cells share: sizes, dtypes, and a state that is float32 at least."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,9 +10,10 @@ from seqjax import _checks
 from seqjax._static import call_text, static_partial
 from seqjax._tree import cast, wide_dtype
 from seqjax._types import Key, PyTree
+from seqjax.models._recurrent import learned_state
 from seqjax.models.cell import Cell
 
-__all__ = ["affine_cell", "widen", "zero_state"]
+__all__ = ["affine_cell", "readout", "widen"]
 
 
 def affine_cell(
@@ -67,14 +68,15 @@ def _init(init: Callable, learned: int | None, key: Key, *, dtype: Any) -> dict:
 def zero_state(size: int, is_complex: bool, learn: bool, params: PyTree, *, dtype: Any) -> PyTree:
     """h(-1), in float32 at least: a(t) close to 1 has no place among 8 bits."""
     wide = wide_dtype(dtype)
-    if not learn:
-        return cast(jnp.zeros(size, jnp.complex64 if is_complex else wide), wide)
-    if not isinstance(params, Mapping) or "initial_state" not in params:
-        expected = "a dict that has 'initial_state'"
-        raise TypeError(_checks.mismatch("params", expected, _checks.describe(params)))
-    return cast(params["initial_state"], wide)
+    zeros = jnp.zeros(size, jnp.complex64 if is_complex else wide)
+    return cast(learned_state(params) if learn else zeros, wide)
 
 
 def widen(z: PyTree) -> PyTree:
     """Half precision as float32."""
     return jax.tree.map(lambda a: a.astype(wide_dtype(a.dtype)), z)
+
+
+def readout(params: PyTree, h: jax.Array) -> jax.Array:
+    """y(t) = h(t), in the dtype that the kernel has been cast to."""
+    return h.astype(params["kernel"].dtype)

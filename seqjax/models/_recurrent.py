@@ -117,12 +117,15 @@ def _init(
 
 
 def _initial_state(zeros: Callable, learn: bool, params: PyTree, *, dtype: Any) -> PyTree:
-    if not learn:
-        return zeros(dtype)
+    return cast(learned_state(params), dtype) if learn else zeros(dtype)
+
+
+def learned_state(params: PyTree) -> PyTree:
+    """The parameter that h(-1) is."""
     if not isinstance(params, Mapping) or "initial_state" not in params:
         expected = "a dict that has 'initial_state'"
         raise TypeError(_checks.mismatch("params", expected, _checks.describe(params)))
-    return cast(params["initial_state"], dtype)
+    return params["initial_state"]
 
 
 def zero_vector(size: int, dtype: Any) -> jax.Array:

@@ -9,7 +9,7 @@ from jax.nn import sigmoid
 from seqjax import _checks
 from seqjax._static import static_partial
 from seqjax._types import Key, PyTree
-from seqjax.models._affine import affine_cell, widen
+from seqjax.models._affine import affine_cell, readout, widen
 from seqjax.models._initial import Array, Initializers, draw_all
 from seqjax.models.cell import Cell
 from seqjax.ops.matmul import matmul
@@ -100,7 +100,3 @@ def coefficients(positive_candidate: bool, z: Gates) -> tuple[jax.Array, jax.Arr
 def positive(n: jax.Array) -> jax.Array:
     """g(n) of the paper: continuous, increasing and above zero."""
     return jnp.where(n >= 0, n + 0.5, sigmoid(n))
-
-
-def readout(params: PyTree, h: jax.Array) -> jax.Array:
-    return h.astype(params["kernel"].dtype)

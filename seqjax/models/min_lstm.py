@@ -9,9 +9,9 @@ from jax.nn import log_sigmoid, sigmoid
 from seqjax import _checks
 from seqjax._static import static_partial
 from seqjax._types import PyTree
-from seqjax.models._affine import affine_cell, widen
+from seqjax.models._affine import affine_cell, readout, widen
 from seqjax.models.cell import Cell
-from seqjax.models.min_gru import init, positive, readout
+from seqjax.models.min_gru import init, positive
 from seqjax.ops.matmul import matmul
 
 __all__ = ["min_lstm"]

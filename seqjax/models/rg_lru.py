@@ -9,7 +9,7 @@ from jax.nn import sigmoid, softplus
 from seqjax import _checks
 from seqjax._static import static_partial
 from seqjax._types import Key, PyTree
-from seqjax.models._affine import affine_cell, widen
+from seqjax.models._affine import affine_cell, readout, widen
 from seqjax.models.cell import Cell
 from seqjax.ops.matmul import matmul
 
@@ -132,7 +132,3 @@ def bounded_sqrt(x: jax.Array) -> jax.Array:
 def _bounded_sqrt_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
     return bounded_sqrt(x), dx * (0.5 / jnp.sqrt(jnp.maximum(x, 0.25e-6)))
-
-
-def readout(params: PyTree, h: jax.Array) -> jax.Array:
-    return h.astype(params["kernel"].dtype)
