@@ -6,6 +6,7 @@ from seqjax.compose.bidirectional import bidirectional
 from seqjax.compose.branches import branches
 from seqjax.compose.residual import residual
 from seqjax.compose.stack import stack
+from seqjax.compose.zoneout import zoneout
 from seqjax.decoding import generate, sample
 from seqjax.engine.adjoint import BPTT, Adjoint, Autodiff
 from seqjax.engine.model import Model
@@ -13,6 +14,7 @@ from seqjax.engine.unroll import unroll
 from seqjax.models.cell import Cell
 from seqjax.models.conv_lstm import conv_lstm
 from seqjax.models.dense import dense
+from seqjax.models.dropout import DropoutState, dropout
 from seqjax.models.elman import elman
 from seqjax.models.embed import embed
 from seqjax.models.from_step import from_step
@@ -31,6 +33,7 @@ from seqjax.models.rnn import rnn
 from seqjax.models.s5 import s5
 from seqjax.models.slstm import SLSTMState, slstm
 from seqjax.models.tdnn import tdnn
+from seqjax.models.weight_drop import weight_drop
 from seqjax.ops.matmul import matmul
 
 __all__ = [
@@ -38,6 +41,7 @@ __all__ = [
     "Adjoint",
     "Autodiff",
     "Cell",
+    "DropoutState",
     "JordanState",
     "LSTMState",
     "MemoryState",
@@ -48,6 +52,7 @@ __all__ = [
     "branches",
     "conv_lstm",
     "dense",
+    "dropout",
     "elman",
     "embed",
     "from_step",
@@ -78,5 +83,7 @@ __all__ = [
     "train",
     "unroll",
     "warm_start",
+    "weight_drop",
+    "zoneout",
 ]
 __version__ = "0.1.0"

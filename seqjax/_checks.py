@@ -55,6 +55,15 @@ def number(
     return float(value)
 
 
+def rate(name: str, value: Any, *, below_one: bool = True) -> float:
+    """A number from 0 to 1, or below that."""
+    value = number(name, value, at_least=0)
+    if value > 1 or (below_one and value == 1):
+        interval = "[0, 1)" if below_one else "[0, 1]"
+        raise ValueError(mismatch(name, f"a number in {interval}", value))
+    return value
+
+
 def flag(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(mismatch(name, "True or False", describe(value)))
@@ -90,7 +99,7 @@ def hashable(name: str, value: Any, remedy: str) -> Any:
     return value
 
 
-def instance(name: str, value: Any, kind: type, expected: str) -> Any:
+def instance(name: str, value: Any, kind: type | tuple[type, ...], expected: str) -> Any:
     if not isinstance(value, kind):
         raise TypeError(mismatch(name, expected, describe(value)))
     return value
@@ -143,8 +152,11 @@ def arrays(name: str, value: PyTree) -> PyTree:
 A_KEY = "a JAX random key such as jax.random.key(0)"
 
 
-def key(name: str, value: Any) -> Any:
-    """One typed random key; the words of an old one are wrapped, as JAX does."""
+def key(name: str, value: Any, number: int | None = None) -> Any:
+    """One typed random key; the words of an old one are wrapped, as JAX does.
+
+    With a number, that many keys are accepted as well.
+    """
     if not isinstance(value, ARRAYS):
         raise TypeError(mismatch(name, A_KEY, describe(value)))
     typed: Any = value
@@ -153,8 +165,9 @@ def key(name: str, value: Any) -> Any:
             typed = jax.random.wrap_key_data(jnp.asarray(value))
         except TypeError:
             raise TypeError(mismatch(name, A_KEY, describe(value))) from None
-    if typed.ndim:
-        raise ValueError(mismatch(name, "one JAX random key", describe(value) + BATCHED))
+    if typed.ndim and typed.shape != (number,):
+        expected = "one JAX random key" + ("" if number is None else f", or {number} of them")
+        raise ValueError(mismatch(name, expected, describe(value) + BATCHED))
     return typed
 
 
@@ -278,17 +291,3 @@ def length(value: Any, steps: int) -> jax.Array:
     value = jnp.asarray(value)
     unsigned = jnp.uint64 if value.dtype.itemsize == 8 else jnp.uint32
     return jnp.maximum(value, 0).astype(unsigned)
-
-
-def matmul_operands(x: Any, kernel: Any, bias: Any) -> tuple[Any, Any, Any]:
-    x, kernel = as_array("x", x), as_array("kernel", kernel)
-    if kernel.ndim != 2:
-        raise ValueError(mismatch("kernel", "[I, O]", describe(kernel)))
-    if x.ndim not in (1, 2) or x.shape[-1] != kernel.shape[0]:
-        expected = f"[{kernel.shape[0]}] or [rows, {kernel.shape[0]}]"
-        raise ValueError(mismatch("x", expected, describe(x)))
-    if x.dtype != kernel.dtype:
-        raise TypeError(mismatch("x", f"the kernel's dtype {kernel.dtype.name}", describe(x)))
-    if bias is not None:
-        bias = array("bias", bias, kernel.shape[1:], kernel.dtype)
-    return x, kernel, bias

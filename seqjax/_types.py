@@ -10,6 +10,7 @@ __all__ = [
     "ActivateVJP",
     "Array",
     "Coefficients",
+    "Draw",
     "Init",
     "InitialState",
     "Initializer",
@@ -55,9 +56,15 @@ class Step(Protocol):
 
 
 class Project(Protocol):
-    """u(t), from the input alone."""
+    """u(t), from the input alone, and from what the step draws, if it does."""
 
-    def __call__(self, params: PyTree, x: PyTree, /) -> PyTree: ...
+    def __call__(self, params: PyTree, x: PyTree, /, *drawn: PyTree) -> PyTree: ...
+
+
+class Draw(Protocol):
+    """What a step draws; of None what stands for it in evaluation."""
+
+    def __call__(self, key: Key | None, /) -> PyTree: ...
 
 
 class Preactivate(Protocol):

@@ -1,19 +1,25 @@
 """What models of models ask of their parts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 
 from seqjax import _checks
-from seqjax._types import Key, PyTree
-from seqjax.engine.model import Model, check_params
+from seqjax._types import Key, PyTree, Step
+from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.keys import part_key, part_steps
+from seqjax.engine.model import Model, StreamedModel, check_params, one_step
+from seqjax.engine.recurrence import Steps
+from seqjax.engine.unroll import run
 
 __all__ = ["Several", "fits", "output_at", "smallest_vocabulary"]
 
 
 @dataclass(frozen=True, repr=False)
-class Several(Model):
+class Several(StreamedModel):
     """Any number of models; params and state are tuples with an entry per model."""
 
     models: tuple[Model, ...]
@@ -37,6 +43,37 @@ class Several(Model):
     def initial_state(self, params: PyTree) -> tuple[PyTree, ...]:
         params = check_params(self, params)
         return tuple(model.initial_state(p) for model, p in zip(self.models, params, strict=True))
+
+    def steps_of(self, bound: Callable[[PyTree], PyTree], key: Key | None) -> list[Step]:
+        """`bounded_step` of each model."""
+        return [
+            partial(_one_step, model, bound, part_key(model, key, number))
+            for number, model in enumerate(self.models)
+        ]
+
+    def scans_of(self, steps: Steps, adjoint: Adjoint) -> list[Step]:
+        """`scan` of each model, or, beside one that reads the future, where there are no common
+        windows, a run of each.
+        """
+        return [
+            partial(
+                model.scan if self.causal else partial(run, model),
+                steps=part_steps(model, steps, number),
+                adjoint=adjoint,
+            )
+            for number, model in enumerate(self.models)
+        ]
+
+
+def _one_step(
+    model: Model,
+    bound: Callable[[PyTree], PyTree],
+    key: Key | None,
+    params: PyTree,
+    state: PyTree,
+    x: PyTree,
+) -> tuple[PyTree, PyTree]:
+    return one_step(model, bound, params, state, x, key)
 
 
 def fits(y: PyTree, spec: jax.ShapeDtypeStruct) -> bool:

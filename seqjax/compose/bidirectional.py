@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from seqjax._types import Key, PyTree
 from seqjax.compose._merges import Merge, check_merge, merge_function, merged_spec
 from seqjax.compose._parts import smallest_vocabulary
 from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.keys import part_steps
 from seqjax.engine.model import Model, check_params
 from seqjax.engine.recurrence import Steps
 from seqjax.engine.unroll import run
@@ -107,7 +109,9 @@ class Bidirectional(Model):
         params = check_params(self, params)
         return {name: part.initial_state(params[name]) for name, part in self.parts.items()}
 
-    def step(self, params: PyTree, state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
+    def step(
+        self, params: PyTree, state: PyTree, x: PyTree, **options: Any
+    ) -> tuple[PyTree, PyTree]:
         raise TypeError(
             "step: a bidirectional model has none, since y(t) depends on the inputs after t; "
             "use unroll on the whole series"
@@ -116,10 +120,22 @@ class Bidirectional(Model):
     def scan(
         self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
     ) -> tuple[dict[str, PyTree], PyTree]:
-        forward, ys = run(self.forward, params["forward"], state["forward"], xs, steps, adjoint)
-        xs, steps = flip(xs), flip(Steps(steps.valid, resets_of_backward(steps)))
+        forward, ys = run(
+            self.forward,
+            params["forward"],
+            state["forward"],
+            xs,
+            part_steps(self.forward, steps, 0),
+            adjoint,
+        )
+        back = steps._replace(reset=resets_of_backward(steps), cut=None)
         backward, ys_backward = run(
-            self.backward, params["backward"], state["backward"], xs, steps, adjoint
+            self.backward,
+            params["backward"],
+            state["backward"],
+            flip(xs),
+            flip(part_steps(self.backward, back, 1)),
+            adjoint,
         )
         ys = jax.vmap(merge_function(self.merge))(ys, flip(ys_backward))
         return {"forward": forward, "backward": backward}, ys

@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 
 from seqjax import _checks
 from seqjax._static import call_text
-from seqjax._types import PyTree, Step
+from seqjax._types import Key, PyTree, Step
 from seqjax.compose._merges import Merge, check_merge, merge_function, merged_spec
 from seqjax.compose._parts import Several, output_at, smallest_vocabulary
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.model import Model, check_params, check_state
 from seqjax.engine.recurrence import Steps
-from seqjax.engine.unroll import run
 from seqjax.models.function import as_model
 
 __all__ = ["branches"]
@@ -90,17 +88,16 @@ class Branches(Several):
     def opaque(self) -> bool:  # type: ignore[override]  # constant for most kinds
         return all(model.opaque for model in self.models)
 
-    def step(self, params: PyTree, state: PyTree, x: PyTree) -> tuple[tuple[PyTree, ...], PyTree]:
-        params, state = check_params(self, params), check_state(self, params, state)
-        state, ys = self._all([model.step for model in self.models], params, state, x)
-        return state, merge_function(self.merge)(*ys)
-
     def bounded_step(
-        self, bound: Callable[[PyTree], PyTree], params: PyTree, state: PyTree, x: PyTree
+        self,
+        bound: Callable[[PyTree], PyTree],
+        params: PyTree,
+        state: PyTree,
+        x: PyTree,
+        key: Key | None = None,
     ) -> tuple[tuple[PyTree, ...], PyTree]:
         params, state = check_params(self, params), check_state(self, params, state)
-        steps = [partial(model.bounded_step, bound) for model in self.models]
-        state, ys = self._all(steps, params, state, x)
+        state, ys = self._all(self.steps_of(bound, key), params, state, x)
         return state, merge_function(self.merge)(*ys)
 
     def preactivation_bytes(self, params: PyTree, state: PyTree, x: PyTree) -> int:
@@ -110,10 +107,7 @@ class Branches(Several):
     def scan(
         self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
     ) -> tuple[tuple[PyTree, ...], PyTree]:
-        # Beside a model that reads the future there are no common windows: each has its own.
-        scans = [model.scan if self.causal else partial(run, model) for model in self.models]
-        each = [partial(scan, steps=steps, adjoint=adjoint) for scan in scans]
-        state, ys = self._all(each, params, state, xs)
+        state, ys = self._all(self.scans_of(steps, adjoint), params, state, xs)
         return state, jax.vmap(merge_function(self.merge))(*ys)
 
     @staticmethod

@@ -10,7 +10,7 @@ from seqjax import _checks
 from seqjax._static import call_text
 from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
-from seqjax.engine.model import Model
+from seqjax.engine.model import Model, StreamedModel, one_step
 from seqjax.engine.recurrence import Steps
 from seqjax.models.function import as_model
 
@@ -55,7 +55,7 @@ def residual(model: Model | Callable[[PyTree], PyTree]) -> "Residual":
 
 
 @dataclass(frozen=True, repr=False)
-class Residual(Model):
+class Residual(StreamedModel):
     """See `residual`."""
 
     model: Model
@@ -96,14 +96,15 @@ class Residual(Model):
     def initial_state(self, params: PyTree) -> PyTree:
         return self.model.initial_state(params)
 
-    def step(self, params: PyTree, state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-        state, y = self.model.step(params, state, x)
-        return state, _sum(x, y)
-
     def bounded_step(
-        self, bound: Callable[[PyTree], PyTree], params: PyTree, state: PyTree, x: PyTree
+        self,
+        bound: Callable[[PyTree], PyTree],
+        params: PyTree,
+        state: PyTree,
+        x: PyTree,
+        key: Key | None = None,
     ) -> tuple[PyTree, PyTree]:
-        state, y = self.model.bounded_step(bound, params, state, x)
+        state, y = one_step(self.model, bound, params, state, x, key)
         return state, _sum(x, y)
 
     def preactivation_bytes(self, params: PyTree, state: PyTree, x: PyTree) -> int:

@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 
 import jax
 
 from seqjax import _checks
-from seqjax._types import PyTree, Step
+from seqjax._types import Key, PyTree, Step
 from seqjax.compose._parts import Several, fits, output_at
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.model import Model, check_params, check_state
 from seqjax.engine.recurrence import Steps
-from seqjax.engine.unroll import run
 from seqjax.models.function import as_model
 
 __all__ = ["stack"]
@@ -84,16 +83,16 @@ class Stack(Several):
     def receptive_field(self) -> float:  # type: ignore[override]  # constant for most kinds
         return 1 + sum(model.receptive_field - 1 for model in self.models)
 
-    def step(self, params: PyTree, state: PyTree, x: PyTree) -> tuple[tuple[PyTree, ...], PyTree]:
-        params, state = check_params(self, params), check_state(self, params, state)
-        return _through([model.step for model in self.models], params, state, x)
-
     def bounded_step(
-        self, bound: Callable[[PyTree], PyTree], params: PyTree, state: PyTree, x: PyTree
+        self,
+        bound: Callable[[PyTree], PyTree],
+        params: PyTree,
+        state: PyTree,
+        x: PyTree,
+        key: Key | None = None,
     ) -> tuple[tuple[PyTree, ...], PyTree]:
         params, state = check_params(self, params), check_state(self, params, state)
-        layers = [partial(model.bounded_step, bound) for model in self.models]
-        return _through(layers, params, state, x)
+        return _through(self.steps_of(bound, key), params, state, x)
 
     def preactivation_bytes(self, params: PyTree, state: PyTree, x: PyTree) -> int:
         total = 0
@@ -105,10 +104,7 @@ class Stack(Several):
     def scan(
         self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
     ) -> tuple[tuple[PyTree, ...], PyTree]:
-        # Below a layer that reads the future there are no common windows: each has its own.
-        scans = [model.scan if self.causal else partial(run, model) for model in self.models]
-        layers = [partial(scan, steps=steps, adjoint=adjoint) for scan in scans]
-        return _through(layers, params, state, xs)
+        return _through(self.scans_of(steps, adjoint), params, state, xs)
 
 
 def _through(

@@ -80,7 +80,7 @@ class Adjoint(abc.ABC):
         steps: Steps,
     ) -> tuple[PyTree, PyTree]:
         """The same for an affine recurrence, whose steps read xs."""
-        u = over_steps(rec.project, params, xs)
+        u = over_steps(rec.project_step, params, xs)
         return self.scan_states(rec, params, state, reset_state, u, steps)
 
 

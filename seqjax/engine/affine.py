@@ -36,7 +36,7 @@ class Affine(Recurrence, Protocol):
     """The functions that the rule needs; `seqjax.Cell` says what each one means."""
 
     @property
-    def project(self) -> Project: ...
+    def project_step(self) -> Project: ...
     @property
     def coefficients(self) -> Coefficients: ...
 
@@ -77,11 +77,11 @@ def affine_scan(
     """The states of an affine recurrence, differentiated by the rule above.
 
     Args:
-      rec: the recurrence: z(t) = project(params, x(t)), (a(t), b(t)) = coefficients(z(t)).
+      rec: the recurrence: z(t) = project_step(params, x(t)), (a(t), b(t)) = coefficients(z(t)).
       params: its parameters.
       state: h(-1).
       reset_state: the state that a reset returns to (read where `steps.reset` is given).
-      xs: the inputs, [T, …], T ≥ 1.
+      xs: what `project_step` reads, [T, …], T ≥ 1.
       steps: validity, resets and cuts.
       parallel: whether to run as an associative scan, else as a loop.
       clip: bound on every element of λ(t), or None; of the loop alone.
@@ -91,7 +91,7 @@ def affine_scan(
     """
 
     def of_step(params: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-        z = named(rec.project(params, x), PREACTIVATIONS)
+        z = named(rec.project_step(params, x), PREACTIVATIONS)
         return checked(rec.coefficients(z), state)
 
     a, b = _through_steps(*_over_time(of_step, params, xs), reset_state, steps)

@@ -34,7 +34,10 @@ def scan_chunks(
         valid = jnp.ones(time, bool) if steps.valid is None else steps.valid
         xs = jax.tree.map(lambda a: _extended(a, a[-1], rest), xs)
         steps = steps._replace(valid=valid)
-        steps = jax.tree.map(lambda a: _extended(a, jnp.zeros_like(a[0]), rest), steps)
+        # Keys have no zero; at padding nothing that was drawn is used.
+        nothing = jax.tree.map(lambda a: jnp.zeros_like(a[0]), steps.without_key)
+        nothing = nothing if steps.key is None else nothing._replace(key=steps.key[-1])
+        steps = jax.tree.map(lambda a, value: _extended(a, value, rest), steps, nothing)
     pieces = jax.tree.map(lambda a: a.reshape(number, size, *a.shape[1:]), (xs, steps))
     state, ys = lax.scan(chunk, state, pieces)
     return state, jax.tree.map(lambda y: y.reshape(number * size, *y.shape[2:])[:time], ys)

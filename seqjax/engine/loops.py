@@ -74,19 +74,19 @@ def reverse_scan(
 
     def step(carry: Any, inputs: Any) -> tuple[Any, list]:
         lam, d_reset_state = carry
-        d_h_t, local_t, (valid_t, reset_t, cut_t) = inputs
+        d_h_t, local_t, at = inputs
         lam = history.add(lam, d_h_t)
         dz_t, d_h_prev = backward_step(local_t, lam)
         nothing = zeros(lam)
-        if valid_t is not None:  # an invalid step hands λ on and has no δ
-            dz_t = where(valid_t, dz_t, zeros(dz_t))
-            d_h_prev = where(valid_t, d_h_prev, lam)
-        if reset_t is not None:  # the step began at the reset state, not at h(t-1)
-            d_reset = where(reset_t, d_h_prev, nothing)
+        if at.valid is not None:  # an invalid step hands λ on and has no δ
+            dz_t = where(at.valid, dz_t, zeros(dz_t))
+            d_h_prev = where(at.valid, d_h_prev, lam)
+        if at.reset is not None:  # the step began at the reset state, not at h(t-1)
+            d_reset = where(at.reset, d_h_prev, nothing)
             pairs = zip(d_reset_state, d_reset, strict=True)
             d_reset_state = [a + b.astype(a.dtype) for a, b in pairs]
-            d_h_prev = where(reset_t, nothing, d_h_prev)
-        d_h_prev = where(cut_t, nothing, d_h_prev)
+            d_h_prev = where(at.reset, nothing, d_h_prev)
+        d_h_prev = where(at.cut, nothing, d_h_prev)
         return (d_h_prev, d_reset_state), dz_t
 
     inputs = d_states, local, steps

@@ -14,13 +14,22 @@ import numpy as np
 from seqjax import _checks, _pickling
 from seqjax._static import in_dtype
 from seqjax._tokens import check_tokens
-from seqjax._tree import cast
-from seqjax._types import PyTree
+from seqjax._tree import cast, where
+from seqjax._types import Array, Key, PyTree
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.per_model import params_spec
 from seqjax.engine.recurrence import Steps
 
-__all__ = ["Model", "NoInitialState", "check_params", "check_state", "check_step", "spec_of"]
+__all__ = [
+    "Model",
+    "NoInitialState",
+    "StreamedModel",
+    "check_params",
+    "check_state",
+    "check_step",
+    "one_step",
+    "spec_of",
+]
 
 
 def spec_of(function: Callable[..., PyTree], *at: PyTree) -> PyTree:
@@ -91,6 +100,14 @@ class Model(abc.ABC):
         """Runs T ≥ 1 validated steps: a whole series, or one chunk of it."""
 
     @property
+    def stochastic(self) -> bool:
+        """Whether a step draws, in training: whether one of the parts does.
+
+        `step` and `bounded_step` have an argument `key=None` then, and `scan` is given `steps.key`.
+        """
+        return any(part.stochastic for part in self.parts.values())
+
+    @property
     def output_spec(self) -> PyTree:
         """Shape and dtype of one y(t); None where `input_spec` is, or it shows in a run alone."""
         if self.input_spec is None:
@@ -110,7 +127,12 @@ class Model(abc.ABC):
         return self.output_spec
 
     def bounded_step(
-        self, bound: Callable[[PyTree], PyTree], params: PyTree, state: PyTree, x: PyTree
+        self,
+        bound: Callable[[PyTree], PyTree],
+        params: PyTree,
+        state: PyTree,
+        x: PyTree,
+        key: Key | None = None,
     ) -> tuple[PyTree, PyTree]:
         """Runs `step`, with `bound` applied to h(t): an identity that clips its cotangent.
 
@@ -118,7 +140,7 @@ class Model(abc.ABC):
         how y(t) depends on the state. A kind of model that knows applies it to h(t) alone, and
         makes y(t) of the result.
         """
-        return bound(self.step(params, state, x))
+        return bound(self.step(params, state, x, **({} if key is None else {"key": key})))
 
     def preactivation_bytes(self, params: PyTree, state: PyTree, x: PyTree) -> int:
         """The size of what one step hands to the recursion; 0 if nothing is recurrent."""
@@ -150,6 +172,50 @@ class Model(abc.ABC):
         new = jax.tree.map(lambda part: _part_astype(part, dtype), old, is_leaf=_is_model)
         new |= {name: in_dtype(function, dtype) for name, function in makers.items()}
         return dataclasses.replace(self, **new)  # type: ignore[type-var]  # a dataclass: see above
+
+
+class StreamedModel(Model):
+    """A model whose `step` is its `bounded_step`, without a bound."""
+
+    def step(
+        self,
+        params: PyTree,
+        state: PyTree,
+        x: PyTree,
+        *,
+        key: Key | None = None,
+        reset: Array | bool | None = None,
+    ) -> tuple[PyTree, PyTree]:
+        """One time step, in `lax.scan` order: (state, y(t)) from the state and x(t).
+
+        Args:
+          params: as `init` makes them.
+          state: h(t-1).
+          x: x(t), one input.
+          key: what the step draws from, `jax.random.fold_in(key, t)` for the draws of
+            `sj.unroll(…, key=key)`; None for evaluation.
+          reset: a bool scalar: whether the state is the initial one again before the step.
+        """
+        key = None if key is None else _checks.key("key", key)
+        if reset is not None:
+            again = jnp.asarray(reset) if isinstance(reset, bool) else reset
+            again = _checks.array("reset", again, (), jnp.bool_)
+            params, state = check_params(self, params), check_state(self, params, state)
+            state = where(again, check_state(self, params, None), state)
+        return self.bounded_step(lambda h: h, params, state, x, key)
+
+
+def one_step(
+    model: Model,
+    bound: Callable[[PyTree], PyTree],
+    params: PyTree,
+    state: PyTree,
+    x: PyTree,
+    key: Key | None,
+) -> tuple[PyTree, PyTree]:
+    """`model.bounded_step`, which need not take a key where the model draws nothing."""
+    draws = key is not None and model.stochastic
+    return model.bounded_step(bound, params, state, x, *([key] if draws else []))
 
 
 def _is_model(part: Any) -> bool:

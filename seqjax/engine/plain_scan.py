@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqjax._tree import is_half, where, wide_dtype
-from seqjax._types import PyTree, Step
+from seqjax._types import PyTree
 from seqjax.engine.recurrence import Steps, harmless, spread_half_vectors, vary_with
 from seqjax.ops.zero_cotangent import zero_cotangent
 
@@ -28,28 +28,30 @@ def plain_scan(
     reset_state, narrow = widened(reset_state)
 
     def body(h_prev: PyTree, at_t: Any) -> tuple[PyTree, PyTree]:
-        inputs_t, (valid_t, reset_t, cut_t) = at_t
-        if cut_t is not None:
-            h_prev = where(cut_t, zero_cotangent(h_prev), h_prev)
-        entering = where(reset_t, narrow(reset_state), h_prev)
-        if valid_t is None:
+        inputs_t, at = at_t
+        if at.cut is not None:
+            h_prev = where(at.cut, zero_cotangent(h_prev), h_prev)
+        entering = where(at.reset, narrow(reset_state), h_prev)
+        if at.valid is None:
             return step(entering, inputs_t)
         # Zero times an infinite derivative would be NaN.
-        h_t, y_t = step(where(valid_t, entering, jax.tree.map(harmless, entering)), inputs_t)
-        return where(valid_t, h_t, entering), y_t
+        h_t, y_t = step(where(at.valid, entering, jax.tree.map(harmless, entering)), inputs_t)
+        return where(at.valid, h_t, entering), y_t
 
     return lax.scan(body, state, (inputs, steps))
 
 
-def one_by_one(step: Step, params: PyTree) -> Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]:
-    """`step(params, state, x)` as a function of state and x, for `plain_scan`.
+def one_by_one(
+    step: Callable[..., tuple[PyTree, PyTree]], params: PyTree
+) -> Callable[[PyTree, tuple], tuple[PyTree, PyTree]]:
+    """`step(params, state, *inputs)` as a function of state and inputs, for `plain_scan`.
 
     Gradients of parameters in half precision are summed over time and batch in float32.
     """
     wide, narrow = widened(params)
 
-    def at(state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-        return step(spread_half_vectors(narrow(wide), x), state, x)
+    def at(state: PyTree, inputs: tuple) -> tuple[PyTree, PyTree]:
+        return step(spread_half_vectors(narrow(wide), inputs), state, *inputs)
 
     return at
 

@@ -61,17 +61,24 @@ class StepRecurrence:
 
 
 class Steps(NamedTuple):
-    """What is special about single time steps: bool [T] each, or None where nothing is.
+    """What is special about single time steps: [T] each, or None where nothing is.
 
     Attributes:
-      valid: False at padding.
-      reset: where the state is the initial one again before the step.
-      cut: where no gradient goes from the step to the one before (truncation).
+      valid: bool, False at padding.
+      reset: bool, where the state is the initial one again before the step.
+      cut: bool, where no gradient goes from the step to the one before (truncation).
+      key: random keys, what the step draws from; None in evaluation.
     """
 
     valid: jax.Array | None = None
     reset: jax.Array | None = None
     cut: jax.Array | None = None
+    key: jax.Array | None = None
+
+    @property
+    def without_key(self) -> "Steps":
+        """For a recurrence whose draws are made: they are a part of its inputs."""
+        return self._replace(key=None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from seqjax import _checks
 from seqjax._tokens import check_tokens
 from seqjax._tree import flip, is_half, is_inexact, length_of, size_in_bytes, step_spec
-from seqjax._types import Array, PyTree
+from seqjax._types import Array, Key, PyTree
 from seqjax.engine.adjoint import BPTT, Adjoint
-from seqjax.engine.model import Model, check_params, check_state
+from seqjax.engine.keys import step_keys
+from seqjax.engine.model import Model, check_params, check_state, one_step
 from seqjax.engine.per_model import compiled
 from seqjax.engine.plain_scan import one_by_one, plain_scan
 from seqjax.engine.recurrence import Steps, fill, vary_with, zero_invalid
@@ -34,6 +35,7 @@ def unroll(
     mask: Array | None = None,
     reset: Array | None = None,
     reverse: bool = False,
+    key: Key | None = None,
     adjoint: Adjoint = _BPTT,
 ) -> tuple[PyTree, PyTree]:
     """Runs a model over one series. `jax.vmap` batches it, without overhead.
@@ -51,6 +53,9 @@ def unroll(
       reset: bool [T]; where True the state is `model.initial_state(params)` again *before*
         that step.
       reverse: run from t = T-1 down to 0; ys stay aligned with xs.
+      key: a random key, for training: a model that draws (`dropout`, `zoneout`, …) draws at step t
+        from `jax.random.fold_in(key, t)`. Or such keys themselves, one a step, [T]: those of the
+        steps that a piece of a series has. None for evaluation. Other models do not read it.
       adjoint: how it is differentiated: `BPTT(...)` or `Autodiff()`.
 
     Returns:
@@ -74,7 +79,7 @@ def unroll(
     given = xs
     xs, time = _checks.series("xs", xs, model.input_spec)
     state = check_state(model, params, state)
-    steps = _steps(time, length, mask, reset)
+    steps = _steps(time, length, mask, reset)._replace(key=step_keys(model, key, time))
     check_tokens("xs", given, model.vocabulary_size, steps.valid)
     if time == 0:
         return state, _no_outputs(model, params, state, xs)
@@ -125,8 +130,8 @@ def _in_windows(
         if not stepwise:
             return model.scan(params, state, xs, steps, adjoint)
         reset_state = state if steps.reset is None else model.initial_state(params)
-        step = one_by_one(partial(model.bounded_step, adjoint.bound), params)
-        return plain_scan(step, state, reset_state, xs, steps)
+        step = one_by_one(partial(one_step, model, adjoint.bound), params)
+        return plain_scan(step, state, reset_state, (xs, steps.key), steps.without_key)
 
     return adjoint.windows(window, params, state, xs, steps)
 

@@ -8,16 +8,16 @@ from typing import Any
 import jax
 
 from seqjax._tree import cast
-from seqjax._types import PyTree
+from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
-from seqjax.engine.model import Model, check_step
+from seqjax.engine.model import StreamedModel, check_step
 from seqjax.engine.recurrence import Steps
 
 __all__ = ["Layer"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Layer(Model):
+class Layer(StreamedModel):
     """A model from vectors to vectors; `step_cast` and `scan_cast` see parameters in its dtype."""
 
     input_spec: jax.ShapeDtypeStruct
@@ -36,15 +36,16 @@ class Layer(Model):
     def output_spec(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((self.output_size,), self.dtype)
 
-    def step(self, params: PyTree, state: PyTree, x: jax.Array) -> tuple[PyTree, jax.Array]:
-        """One time step: (state, y(t)) from the state and x(t), in `lax.scan` order."""
-        params, state, x = check_step(self, params, state, x)
-        return self.step_cast(cast(params, self.dtype), state, x)
-
     def bounded_step(
-        self, bound: Callable[[PyTree], PyTree], params: PyTree, state: PyTree, x: PyTree
+        self,
+        bound: Callable[[PyTree], PyTree],
+        params: PyTree,
+        state: PyTree,
+        x: PyTree,
+        key: Key | None = None,
     ) -> tuple[PyTree, PyTree]:
-        return self.step(params, state, x)  # nothing is recurrent
+        params, state, x = check_step(self, params, state, x)
+        return self.step_cast(cast(params, self.dtype), state, x)  # nothing is recurrent
 
     def scan(
         self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint

@@ -13,20 +13,26 @@ from jax.nn import sigmoid
 from seqjax._types import Key, Preactivate, PreactivateVJP, Project, PyTree
 from seqjax.models._layer_norm import normalize, normalize_vjp
 from seqjax.models._parts import Part
+from seqjax.models._recurrent_dropout import dropped
 from seqjax.ops.matmul import matmul
 
 # Coupled gates: c(t) = σ(f) c(t-1) + (1 - σ(f)) tanh(g). There is no i.
 
 
-def coupled_update(gate: Callable, activation: Callable, z: Any, c_prev: jax.Array) -> jax.Array:
-    g = activation(z.g)
+def coupled_update(
+    rate: float, gate: Callable, activation: Callable, z: Any, c_prev: jax.Array
+) -> jax.Array:
+    g = dropped(rate, z.kept, activation(z.g))
     return g + gate(z.f) * (c_prev - g)
 
 
-def coupled_update_vjp(z: Any, c_prev: jax.Array, dc: jax.Array) -> tuple[dict, jax.Array]:
+def coupled_update_vjp(
+    rate: float, z: Any, c_prev: jax.Array, dc: jax.Array
+) -> tuple[dict, jax.Array]:
     f, g = sigmoid(z.f), jnp.tanh(z.g)
-    d_f = dc * ((c_prev - g) * (f * (1 - f)))
-    return {"i": None, "f": d_f, "g": dc * ((1 - f) * (1 - g * g))}, dc * f
+    d_f = dc * ((c_prev - dropped(rate, z.kept, g)) * (f * (1 - f)))
+    d_g = dc * dropped(rate, z.kept, (1 - f) * (1 - g * g))
+    return {"i": None, "f": d_f, "g": d_g}, dc * f
 
 
 COUPLED_UPDATE = Part(coupled_update, coupled_update_vjp)

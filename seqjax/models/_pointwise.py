@@ -5,15 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 from seqjax._tree import cast
-from seqjax._types import PyTree
+from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
-from seqjax.engine.model import Model, check_step
+from seqjax.engine.model import StreamedModel, check_step
 from seqjax.engine.recurrence import Steps, over_steps
 
 __all__ = ["Pointwise"]
 
 
-class Pointwise(Model):
+class Pointwise(StreamedModel):
     """y(t) = apply(params, x(t)), for all t at once; `apply` sees parameters in `dtype`."""
 
     dtype: Any
@@ -26,15 +26,16 @@ class Pointwise(Model):
     def initial_state(self, params: PyTree) -> tuple[()]:
         return ()
 
-    def step(self, params: PyTree, state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-        """One time step: (state, y(t)) from the state and x(t), in `lax.scan` order."""
-        params, state, x = check_step(self, params, state, x)
-        return state, self.apply(cast(params, self.dtype), x)
-
     def bounded_step(
-        self, bound: Callable[[PyTree], PyTree], params: PyTree, state: PyTree, x: PyTree
+        self,
+        bound: Callable[[PyTree], PyTree],
+        params: PyTree,
+        state: PyTree,
+        x: PyTree,
+        key: Key | None = None,
     ) -> tuple[PyTree, PyTree]:
-        return self.step(params, state, x)  # nothing is recurrent
+        params, state, x = check_step(self, params, state, x)
+        return state, self.apply(cast(params, self.dtype), x)  # nothing is recurrent
 
     def scan(
         self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint

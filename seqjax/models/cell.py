@@ -15,8 +15,10 @@ from seqjax._types import (
     Activate,
     ActivateVJP,
     Coefficients,
+    Draw,
     Init,
     InitialState,
+    Key,
     Preactivate,
     PreactivateVJP,
     Project,
@@ -25,7 +27,7 @@ from seqjax._types import (
 )
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.affine import affine_step, input_as_preactivation
-from seqjax.engine.model import Model, check_step
+from seqjax.engine.model import StreamedModel, check_step
 from seqjax.engine.recurrence import Steps, fill, over_steps
 
 __all__ = ["Cell"]
@@ -39,7 +41,7 @@ def _identity(params: PyTree, value: PyTree) -> PyTree:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Cell(Model):
+class Cell(StreamedModel):
     """A recurrence as pure functions of one time step (notes, section 3).
 
         u(t) = project(params, x(t))                 no state in it: computed for all t at once
@@ -66,6 +68,8 @@ class Cell(Model):
       project: as above; u(t) = x(t) if left out.
       readout: as above; y(t) = h(t) if left out.
       feedthrough: `feedthrough(params, x(t))`, added to y(t) (the D of a state-space model).
+      draw: `draw(key) -> r(t)`, what step t draws, of key None in evaluation (which should then be
+        the mean of it). With it u(t) = project(params, x(t), r(t)). None if nothing is drawn.
       activate_vjp: the rule `(z, h_prev, h, dh) -> (dz, dh_prev)`, [∂h/∂z]ᵀ dh and [∂h/∂h_prev]ᵀ dh
         at fixed z: ∇_Z = ∇_h f'(Z). JAX's own where None. Must be linear in dh. Written as
         dh times a factor, `dh * (a * b)`, the factor is computed for all t at once.
@@ -108,6 +112,7 @@ class Cell(Model):
     project: Project = _identity
     readout: Readout = _identity
     feedthrough: Project | None = None
+    draw: Draw | None = None
     activate_vjp: ActivateVJP | None = None
     preactivate_vjp: PreactivateVJP | None = None
     input_spec: jax.ShapeDtypeStruct | None = None
@@ -117,7 +122,7 @@ class Cell(Model):
     _pairs: dict | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("activate_vjp", "preactivate_vjp", "coefficients", "feedthrough"):
+        for name in ("activate_vjp", "preactivate_vjp", "coefficients", "feedthrough", "draw"):
             _checks.part(name, getattr(self, name), optional=True)
         self._derive_from_coefficients()
         for name in ("init", "initial_state", "preactivate", "activate", "project", "readout"):
@@ -159,23 +164,28 @@ class Cell(Model):
         param_dtype = getattr(self.init, "keywords", {}).get("dtype")
         return with_dtypes(self.name, self.dtype, param_dtype)
 
-    def step(self, params: PyTree, state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-        """One time step: (h(t), y(t)) from h(t-1) and x(t), in `lax.scan` order."""
-        return self.bounded_step(lambda h: h, params, state, x)
+    @property
+    def stochastic(self) -> bool:
+        return self.draw is not None
 
     def bounded_step(
-        self, bound: Callable[[PyTree], PyTree], params: PyTree, state: PyTree, x: PyTree
+        self,
+        bound: Callable[[PyTree], PyTree],
+        params: PyTree,
+        state: PyTree,
+        x: PyTree,
+        key: Key | None = None,
     ) -> tuple[PyTree, PyTree]:
         params, state, x = check_step(self, params, state, x)
         params = self._cast(params)
-        z = self.preactivate(params, state, self.project(params, x))
+        z = self.preactivate(params, state, self.project_step(params, (x, key)))
         state = bound(self.activate(z, state))
         return state, self._output(params, state, x)
 
     def preactivation_bytes(self, params: PyTree, state: PyTree, x: PyTree) -> int:
         def preactivations(params: PyTree, state: PyTree, x: PyTree) -> PyTree:
             params = self._cast(params)
-            return self.preactivate(params, state, self.project(params, x))
+            return self.preactivate(params, state, self.project_step(params, (x, None)))
 
         return size_in_bytes(jax.eval_shape(preactivations, params, state, x))
 
@@ -184,19 +194,25 @@ class Cell(Model):
     ) -> tuple[PyTree, PyTree]:
         reset_state = state if steps.reset is None else self.initial_state(params)
         params = self._cast(params)
+        inputs, steps = (xs, steps.key), steps.without_key
         if self.coefficients is not None:
             state, states = adjoint.scan_affine(
                 self,  # type: ignore[arg-type]  # has coefficients
                 params,
                 state,
                 reset_state,
-                xs,
+                inputs,
                 steps,
             )
         else:
-            u = over_steps(self.project, params, xs)
+            u = over_steps(self.project_step, params, inputs)
             state, states = adjoint.scan_states(self, params, state, reset_state, u, steps)
         return state, over_steps(self._output, params, fill(steps.valid, states), xs)
+
+    def project_step(self, params: PyTree, inputs: tuple[PyTree, Key | None]) -> PyTree:
+        """u(t) of x(t) and the key of step t."""
+        x, key = inputs
+        return self.project(params, x, *([] if self.draw is None else [self.draw(key)]))
 
     def _output(self, params: PyTree, h: PyTree, x: PyTree) -> PyTree:
         y = self.readout(params, h)

@@ -102,9 +102,11 @@ def conv_lstm(
         project=project,
         preactivate=preactivate,
         activate=static_partial(
-            activate, *(static_partial(f, sigmoid, jnp.tanh) for f in (update, output))
+            activate,
+            static_partial(update, 0.0, sigmoid, jnp.tanh),  # nothing is dropped
+            static_partial(output, sigmoid, jnp.tanh),
         ),
-        activate_vjp=static_partial(activate_vjp, update_vjp, output_vjp),
+        activate_vjp=static_partial(activate_vjp, static_partial(update_vjp, 0.0), output_vjp),
         readout=readout,
         input_spec=jax.ShapeDtypeStruct(shape, dtype),
         dtype=dtype,

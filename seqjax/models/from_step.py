@@ -1,17 +1,19 @@
 """A model from one function of a step, with no structure to exploit."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._static import call_text, static_partial
+from seqjax._static import call_text
 from seqjax._tree import size_in_bytes, step_spec
-from seqjax._types import Init, InitialState, PyTree, Step
+from seqjax._types import Init, InitialState, Key, PyTree, Step
 from seqjax.engine.adjoint import Adjoint
-from seqjax.engine.model import Model, NoInitialState
+from seqjax.engine.model import NoInitialState, StreamedModel
 from seqjax.engine.recurrence import StepRecurrence, Steps
 
 __all__ = ["from_step"]
@@ -23,7 +25,8 @@ def from_step(
     initial_state: InitialState | None = None,
     *,
     input_spec: jax.ShapeDtypeStruct | None = None,
-) -> "StepModel":
+    stochastic: bool = False,
+) -> "FromStep":
     """A model from a step function, with masks, resets, chunks and truncation like any other.
 
     It takes the time and the memory of a `lax.scan` of the step. With a `chunk` or a `store` given
@@ -40,6 +43,8 @@ def from_step(
       initial_state: `initial_state(params) -> state`; without it every call passes `state=`,
         and a `reset` has no state to return to.
       input_spec: shape and dtype of x(t); unchecked if None.
+      stochastic: whether a step draws: `step(params, state, x, key)` then, with a random key of
+        the step's own, or None in evaluation (see `key` of `sj.unroll`).
 
     Returns:
       A model. `BPTT(clip=…)` bounds what flows back into the state and into y(t), each by itself:
@@ -57,19 +62,19 @@ def from_step(
     _checks.part("step", step)
     _checks.part("initial_state", initial_state, optional=True)
     _checks.spec("input_spec", input_spec)
-    step = static_partial(_checked_step, step)
-    return StepModel(init, step, initial_state or _no_initial_state, input_spec)
+    return FromStep(
+        init,
+        step,
+        initial_state or _no_initial_state,
+        input_spec,
+        _checks.flag("stochastic", stochastic),
+    )
 
 
 def _no_initial_state(params: PyTree) -> PyTree:
     raise NoInitialState(
         _checks.mismatch("state", "a state, since sj.from_step was given no initial_state", "none")
     )
-
-
-def _checked_step(step: Step, params: PyTree, state: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-    new, y = _checks.step_result(step(params, state, x))
-    return _checks.tree("the state that step returns", new, state), y
 
 
 class StepCarry(NamedTuple):
@@ -80,31 +85,54 @@ class StepCarry(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class StepModel(Model):
+class FromStep(StreamedModel):
     """See `from_step`."""
 
     init: Init
-    step: Step
+    function: Callable[..., tuple[PyTree, PyTree]]
     initial_state: InitialState
     input_spec: jax.ShapeDtypeStruct | None = None
+    stochastic: bool = False
     opaque = True
 
     def __repr__(self) -> str:
         given = None if self.initial_state is _no_initial_state else self.initial_state
-        step = getattr(self.step, "args", [self.step])[0]
-        return call_text(from_step, self.init, step, initial_state=given)
+        options = {"initial_state": given, "stochastic": self.stochastic}
+        return call_text(from_step, self.init, self.function, **options)
+
+    def bounded_step(
+        self,
+        bound: Callable[[PyTree], PyTree],
+        params: PyTree,
+        state: PyTree,
+        x: PyTree,
+        key: Key | None = None,
+    ) -> tuple[PyTree, PyTree]:
+        return bound(self.checked(params, state, x, key))
+
+    def checked(
+        self, params: PyTree, state: PyTree, x: PyTree, key: Key | None
+    ) -> tuple[PyTree, PyTree]:
+        """What the function returns."""
+        drawn_from = [key] if self.stochastic else []
+        new, y = _checks.step_result(self.function(params, state, x, *drawn_from))
+        return _checks.tree("the state that step returns", new, state), y
 
     def preactivation_bytes(self, params: PyTree, state: PyTree, x: PyTree) -> int:
-        return size_in_bytes(jax.eval_shape(self.step, params, state, x))
+        return size_in_bytes(jax.eval_shape(partial(self.checked, key=None), params, state, x))
 
     def scan(
         self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
     ) -> tuple[PyTree, PyTree]:
-        y = jax.eval_shape(self.step, params, state, step_spec(xs))[1]
+        x, key = step_spec(xs), None if steps.key is None else steps.key[0]
+        y = jax.eval_shape(partial(self.checked, key=key), params, state, x)[1]
         y = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), y)
         reset_state = None if steps.reset is None else StepCarry(self.initial_state(params), y)
-        rec = StepRecurrence(lambda params, carry, x: StepCarry(*self.step(params, carry.state, x)))
+        rec = StepRecurrence(
+            lambda params, carry, u: StepCarry(*self.checked(params, carry.state, u[0], u[1]))
+        )
+        inputs, steps = (xs, steps.key), steps.without_key
         last, carries = adjoint.scan_states(
-            rec, params, StepCarry(state, y), reset_state, xs, steps
+            rec, params, StepCarry(state, y), reset_state, inputs, steps
         )
         return last.state, carries.y

@@ -15,6 +15,7 @@ from seqjax.models._initial import Array, PerGate, draw
 from seqjax.models._layer_norm import NORMED_PRODUCT, add_scales
 from seqjax.models._parts import PRODUCT, Part, around, has_rules, pointwise
 from seqjax.models._recurrent import recurrent_cell, zero_vector
+from seqjax.models._recurrent_dropout import dropped, with_dropout
 from seqjax.models.cell import Cell
 from seqjax.ops.matmul import add_bias, matmul
 
@@ -22,11 +23,12 @@ __all__ = ["gru"]
 
 
 class Gates(NamedTuple):
-    """Pre-activations: reset, update, candidate."""
+    """Pre-activations: reset, update, candidate; `kept` says which elements are not dropped."""
 
     r: jax.Array
     z: jax.Array
     n: jax.Array
+    kept: tuple[jax.Array, ...] = ()
 
 
 class GatesAfter(NamedTuple):
@@ -36,6 +38,7 @@ class GatesAfter(NamedTuple):
     z: jax.Array
     n: jax.Array
     m: jax.Array
+    kept: tuple[jax.Array, ...] = ()
 
 
 def gru(
@@ -46,6 +49,7 @@ def gru(
     layer_norm: bool = False,
     gate_activation: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid,
     activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
+    recurrent_dropout: float = 0.0,
     forget_bias: float | None = None,
     chrono: float | None = None,
     kernel_init: PerGate = None,
@@ -75,6 +79,9 @@ def gru(
       gate_activation: any function of one vector [H], in the place of σ. The rules of the gradient
         are hand-written for σ and tanh, and JAX's own for other functions.
       activation: any function of one vector [H], in the place of tanh.
+      recurrent_dropout: in training, the probability that an element of the candidate tanh(n), what
+        a step adds to the memory, is zero; the others are scaled by its inverse. See `key` of
+        `sj.unroll`.
       forget_bias: what the bias of z, which keeps the state, starts from; drawn like the rest if
         None.
       chrono: the number of steps T_max to remember for: the bias of z starts from
@@ -96,7 +103,8 @@ def gru(
 
     References:
       Cho et al. 2014, arXiv:1406.1078; Tallec & Ollivier 2018, arXiv:1804.11188 (chrono); Ba
-      et al. 2016, arXiv:1607.06450 (layer norm); notes, section 3.
+      et al. 2016, arXiv:1607.06450 (layer norm); Semeniuta et al. 2016, arXiv:1603.05118 (recurrent
+      dropout); notes, section 3.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> cell = sj.gru(3, 4)
@@ -120,10 +128,12 @@ def gru(
     # How z(t), the pre-activations, and h(t) are made: each is a function and its rule.
     if reset_after:
         make_z = around(Part(preactivate_after, preactivate_after_vjp), linear)
-        make_h = Part(static_partial(activate_after, gate, candidate), activate_after_vjp)
+        make_h = Part(activate_after, activate_after_vjp)
     else:
         make_z = Part(static_partial(preactivate_before, gate), preactivate_before_vjp)
-        make_h = Part(static_partial(activate_before, gate, candidate), activate_before_vjp)
+        make_h = Part(activate_before, activate_before_vjp)
+    make_u = static_partial(project, linear.function)
+    read_x, draw = with_dropout(recurrent_dropout, hidden_size, make_u)
     ruled = has_rules(gate_activation, activation)
     return recurrent_cell(
         gru,
@@ -136,6 +146,7 @@ def gru(
             "layer_norm": layer_norm,
             "gate_activation": gate_activation,
             "activation": activation,
+            "recurrent_dropout": recurrent_dropout,
             "forget_bias": forget_bias,
             "chrono": chrono,
         },
@@ -147,17 +158,19 @@ def gru(
         learn_initial_state=learn_initial_state,
         dtype=dtype,
         param_dtype=param_dtype,
-        project=static_partial(project, linear.function),
+        project=read_x,
+        draw=draw,
         preactivate=make_z.function,
         preactivate_vjp=make_z.rule if ruled or reset_after else None,
-        activate=make_h.function,
-        activate_vjp=make_h.rule if ruled else None,
+        activate=static_partial(make_h.function, recurrent_dropout, gate, candidate),
+        activate_vjp=static_partial(make_h.rule, recurrent_dropout) if ruled else None,
     )
 
 
 def project(linear: Callable, params: PyTree, x: jax.Array) -> Gates:
     stacked = add_bias(linear(params, "kernel", x), params.get("bias"))
-    return Gates(*jnp.split(stacked, 3, axis=-1))
+    r, z, n = jnp.split(stacked, 3, axis=-1)
+    return Gates(r, z, n)
 
 
 # Reset after the matmul.
@@ -170,7 +183,8 @@ def add_recurrent_bias(bias_init: PerGate, key: Key, params: dict, bound: float)
 
 def preactivate_after(linear: Callable, params: PyTree, h_prev: jax.Array, u: Gates) -> GatesAfter:
     r, z, m = jnp.split(linear(params, "recurrent_kernel", h_prev), 3, axis=-1)
-    return GatesAfter(u.r + r, u.z + z, u.n, add_bias(m, params.get("recurrent_bias")))
+    m = add_bias(m, params.get("recurrent_bias"))
+    return GatesAfter(u.r + r, u.z + z, u.n, m, u.kept)
 
 
 def preactivate_after_vjp(
@@ -186,21 +200,21 @@ def preactivate_after_vjp(
 
 
 def activate_after(
-    gate: Callable, activation: Callable, z: GatesAfter, h_prev: jax.Array
+    rate: float, gate: Callable, activation: Callable, z: GatesAfter, h_prev: jax.Array
 ) -> jax.Array:
-    n = activation(z.n + gate(z.r) * z.m)
+    n = dropped(rate, z.kept, activation(z.n + gate(z.r) * z.m))
     return n + gate(z.z) * (h_prev - n)
 
 
 def activate_after_vjp(
-    z: GatesAfter, h_prev: jax.Array, h: jax.Array, dh: jax.Array
+    rate: float, z: GatesAfter, h_prev: jax.Array, h: jax.Array, dh: jax.Array
 ) -> tuple[GatesAfter, jax.Array]:
     r, update = sigmoid(z.r), sigmoid(z.z)
     n = jnp.tanh(z.n + r * z.m)
-    to_n = (1 - update) * (1 - n * n)
+    to_n = (1 - update) * dropped(rate, z.kept, 1 - n * n)
     dz = GatesAfter(
         r=dh * (to_n * (z.m * (r * (1 - r)))),
-        z=dh * ((h_prev - n) * (update * (1 - update))),
+        z=dh * ((h_prev - dropped(rate, z.kept, n)) * (update * (1 - update))),
         n=dh * to_n,
         m=dh * (to_n * r),
     )
@@ -212,7 +226,7 @@ def preactivate_before(gate: Callable, params: PyTree, h_prev: jax.Array, u: Gat
     to_gates, to_candidate = _split_kernel(params, h_prev.size)
     r, z = jnp.split(matmul(h_prev, to_gates), 2, axis=-1)
     r = u.r + r
-    return Gates(r, u.z + z, u.n + matmul(gate(r) * h_prev, to_candidate))
+    return Gates(r, u.z + z, u.n + matmul(gate(r) * h_prev, to_candidate), u.kept)
 
 
 def preactivate_before_vjp(
@@ -225,19 +239,21 @@ def preactivate_before_vjp(
     return d_gated * r + matmul(jnp.concatenate([dr, dz.z], axis=-1), to_gates.T)
 
 
-def activate_before(gate: Callable, activation: Callable, z: Gates, h_prev: jax.Array) -> jax.Array:
-    n = activation(z.n)
+def activate_before(
+    rate: float, gate: Callable, activation: Callable, z: Gates, h_prev: jax.Array
+) -> jax.Array:
+    n = dropped(rate, z.kept, activation(z.n))
     return n + gate(z.z) * (h_prev - n)
 
 
 def activate_before_vjp(
-    z: Gates, h_prev: jax.Array, h: jax.Array, dh: jax.Array
+    rate: float, z: Gates, h_prev: jax.Array, h: jax.Array, dh: jax.Array
 ) -> tuple[Gates, jax.Array]:
     update, n = sigmoid(z.z), jnp.tanh(z.n)
     dz = Gates(
         r=jnp.zeros_like(dh),
-        z=dh * ((h_prev - n) * (update * (1 - update))),
-        n=dh * ((1 - update) * (1 - n * n)),
+        z=dh * ((h_prev - dropped(rate, z.kept, n)) * (update * (1 - update))),
+        n=dh * ((1 - update) * dropped(rate, z.kept, 1 - n * n)),
     )
     return dz, dh * update
 

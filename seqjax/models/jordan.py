@@ -84,9 +84,7 @@ def jordan(
     """
     sizes = {"input_size": input_size, "hidden_size": hidden_size, "output_size": output_size}
     input_size, hidden_size, output_size = (_checks.size(n, v) for n, v in sizes.items())
-    decay = _checks.number("decay", decay, at_least=0)
-    if decay >= 1:
-        raise ValueError(_checks.mismatch("decay", "a number in [0, 1)", decay))
+    decay = _checks.rate("decay", decay)
     _checks.part("activation", activation)
     _checks.part("output_activation", output_activation, optional=True)
     dtype = _checks.float_dtype("dtype", dtype)

@@ -29,6 +29,7 @@ from seqjax.models._lstm_variants import (
 )
 from seqjax.models._parts import PRODUCT, Part, around, has_rules, pointwise
 from seqjax.models._recurrent import recurrent_cell
+from seqjax.models._recurrent_dropout import dropped, with_dropout
 from seqjax.models.cell import Cell
 from seqjax.ops.matmul import add_bias
 
@@ -48,7 +49,8 @@ export.register_namedtuple_serialization(LSTMState, serialized_name="seqjax.LSTM
 class Gates(NamedTuple):
     """Pre-activations, an array each: slices of one array of [4H] do not vectorize in the loop.
 
-    There is no i if the gates are coupled; `beside_o` are parameters that the output needs.
+    There is no i if the gates are coupled; `beside_o` are parameters that the output needs, `kept`
+    says which elements of the candidate are not dropped.
     """
 
     i: Any  # an array, or None
@@ -56,6 +58,7 @@ class Gates(NamedTuple):
     g: jax.Array
     o: jax.Array
     beside_o: tuple[jax.Array, ...] = ()
+    kept: tuple[jax.Array, ...] = ()
 
 
 def lstm(
@@ -68,6 +71,7 @@ def lstm(
     layer_norm: bool = False,
     gate_activation: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid,
     activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
+    recurrent_dropout: float = 0.0,
     forget_bias: float | None = None,
     chrono: float | None = None,
     kernel_init: PerGate = None,
@@ -103,6 +107,9 @@ def lstm(
       gate_activation: any function of one vector [H], in the place of σ. The rules of the gradient
         are hand-written for σ and tanh, and JAX's own for other functions.
       activation: any function of one vector [H], in the place of tanh.
+      recurrent_dropout: in training, the probability that an element of the candidate tanh(g), what
+        a step adds to the memory, is zero; the others are scaled by its inverse. See `key` of
+        `sj.unroll`.
       forget_bias: what the bias of f starts from (1 is common); drawn like the rest if None.
       chrono: the number of steps T_max to remember for: the bias of f starts from
         log U(1, T_max - 1), that of i from its negative. These two go before `bias_init`.
@@ -131,7 +138,7 @@ def lstm(
       (forget bias); Tallec & Ollivier 2018, arXiv:1804.11188 (chrono); Gers & Schmidhuber 2000,
       Recurrent nets that time and count (peepholes); Greff et al. 2017, arXiv:1503.04069 (coupled
       gates); Sak et al. 2014, arXiv:1402.1128 (projection); Ba et al. 2016, arXiv:1607.06450
-      (layer norm); notes, section 3.
+      (layer norm); Semeniuta et al. 2016, arXiv:1603.05118 (recurrent dropout); notes, section 3.
 
     >>> import jax, jax.numpy as jnp, seqjax as sj
     >>> cell = sj.lstm(3, 4, forget_bias=1.0)
@@ -152,6 +159,7 @@ def lstm(
     make_u = static_partial(project, gates, linear.function)
     make_z = around(Part(static_partial(preactivate, gates), preactivate_vjp), linear)
     make_c = COUPLED_UPDATE if coupled else Part(update, update_vjp)
+    make_c = Part(*(static_partial(function, recurrent_dropout) for function in make_c))
     make_h, read = Part(output, output_vjp), readout
     if peepholes:
         make_u = static_partial(peephole_project, make_u)
@@ -164,6 +172,7 @@ def lstm(
         projection_size = _checks.size("projection_size", projection_size)
         make_z, read = around(PROJECTION, make_z), projected_readout
         extra_params += (static_partial(add_projection, hidden_size, projection_size),)
+    read_x, draw = with_dropout(recurrent_dropout, hidden_size, make_u)
     functions = (
         pointwise("gate_activation", gate_activation),
         pointwise("activation", activation),
@@ -183,6 +192,7 @@ def lstm(
             "layer_norm": layer_norm,
             "gate_activation": gate_activation,
             "activation": activation,
+            "recurrent_dropout": recurrent_dropout,
             "forget_bias": forget_bias,
             "chrono": chrono,
         },
@@ -193,7 +203,8 @@ def lstm(
         learn_initial_state=learn_initial_state,
         dtype=dtype,
         param_dtype=param_dtype,
-        project=make_u,
+        project=read_x,
+        draw=draw,
         preactivate=make_z.function,
         preactivate_vjp=make_z.rule,
         activate=static_partial(
@@ -222,8 +233,8 @@ def project(gates: int, linear: Callable, params: PyTree, x: jax.Array) -> Gates
 
 def preactivate(gates: int, linear: Callable, params: PyTree, h_prev: LSTMState, u: Gates) -> Gates:
     recurrent = by_gate(gates, linear(params, "recurrent_kernel", h_prev.h))
-    z = jax.tree.map(jnp.add, u._replace(beside_o=()), recurrent)
-    return z._replace(beside_o=u.beside_o)
+    z = jax.tree.map(jnp.add, u._replace(beside_o=(), kept=()), recurrent)
+    return z._replace(beside_o=u.beside_o, kept=u.kept)
 
 
 def preactivate_vjp(
@@ -235,16 +246,18 @@ def preactivate_vjp(
 
 
 # c(t) = σ(f) c(t-1) + σ(i) tanh(g)
-def update(gate: Callable, activation: Callable, z: Gates, c_prev: jax.Array) -> jax.Array:
-    return gate(z.f) * c_prev + gate(z.i) * activation(z.g)
+def update(
+    rate: float, gate: Callable, activation: Callable, z: Gates, c_prev: jax.Array
+) -> jax.Array:
+    return gate(z.f) * c_prev + gate(z.i) * dropped(rate, z.kept, activation(z.g))
 
 
-def update_vjp(z: Gates, c_prev: jax.Array, dc: jax.Array) -> tuple[dict, jax.Array]:
+def update_vjp(rate: float, z: Gates, c_prev: jax.Array, dc: jax.Array) -> tuple[dict, jax.Array]:
     i, f, g = sigmoid(z.i), sigmoid(z.f), jnp.tanh(z.g)
     # Each is dc times a factor, which does not need it and is computed outside of the loop.
-    d_i = dc * (g * (i * (1 - i)))
+    d_i = dc * (dropped(rate, z.kept, g) * (i * (1 - i)))
     d_f = dc * (c_prev * (f * (1 - f)))
-    d_g = dc * (i * (1 - g * g))
+    d_g = dc * dropped(rate, z.kept, i * (1 - g * g))
     return {"i": d_i, "f": d_f, "g": d_g}, dc * f
 
 

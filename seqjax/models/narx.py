@@ -200,9 +200,14 @@ class NARX(Layer):
         return NARXState(line[1:], history.push(state.ys, y)), y
 
     def bounded_step(
-        self, bound: Callable[[PyTree], PyTree], params: PyTree, state: NARXState, x: PyTree
+        self,
+        bound: Callable[[PyTree], PyTree],
+        params: PyTree,
+        state: NARXState,
+        x: PyTree,
+        key: Key | None = None,
     ) -> tuple[NARXState, jax.Array]:
-        state, _ = self.step(params, state, x)
+        state, _ = super().bounded_step(bound, params, state, x)
         ys = bound(state.ys)
         return state._replace(ys=ys), self.feedback.history.newest(ys)
 

@@ -128,7 +128,12 @@ class OpenLoop(Model):
         return MixedLoop(self.model).step(params, state, (*x, True))
 
     def bounded_step(
-        self, bound: Callable[[PyTree], PyTree], params: PyTree, state: NARXState, x: Any
+        self,
+        bound: Callable[[PyTree], PyTree],
+        params: PyTree,
+        state: NARXState,
+        x: Any,
+        key: Key | None = None,
     ) -> tuple[NARXState, jax.Array]:
         return self.step(params, state, x)  # nothing is recurrent
 
@@ -155,7 +160,12 @@ class MixedLoop(OpenLoop):
         return state._replace(ys=jnp.concatenate([state.ys[:-1], fed[None]])), y
 
     def bounded_step(
-        self, bound: Callable[[PyTree], PyTree], params: PyTree, state: NARXState, x: Any
+        self,
+        bound: Callable[[PyTree], PyTree],
+        params: PyTree,
+        state: NARXState,
+        x: Any,
+        key: Key | None = None,
     ) -> tuple[NARXState, jax.Array]:
         state, y = self.step(params, state, x)
         return state._replace(ys=bound(state.ys)), bound(y)

@@ -46,13 +46,29 @@ def matmul(x: Array, kernel: Array, bias: Array | None = None) -> jax.Array:
     >>> jax.vmap(sj.matmul, (0, None))(xs, kernel).shape
     (7, 2)
     """
-    rows, weights, shift = _checks.matmul_operands(x, kernel, bias)
+    rows, weights, shift = _operands(x, kernel, bias)
     if has_explicit_axes(rows, weights):
         y = _dot(rows, weights)
     else:
         # The precision that is in force here: the lowering runs when it no longer is.
         y = _matmul.bind(*vary_alike(rows, weights), precision=matmul_precision())
     return add_bias(y, shift)
+
+
+def _operands(x: Any, kernel: Any, bias: Any) -> tuple[Any, Any, Any]:
+    """The arguments of `matmul`, checked."""
+    x, kernel = _checks.as_array("x", x), _checks.as_array("kernel", kernel)
+    if kernel.ndim != 2:
+        raise ValueError(_checks.mismatch("kernel", "[I, O]", _checks.describe(kernel)))
+    if x.ndim not in (1, 2) or x.shape[-1] != kernel.shape[0]:
+        expected = f"[{kernel.shape[0]}] or [rows, {kernel.shape[0]}]"
+        raise ValueError(_checks.mismatch("x", expected, _checks.describe(x)))
+    if x.dtype != kernel.dtype:
+        expected = f"the kernel's dtype {kernel.dtype.name}"
+        raise TypeError(_checks.mismatch("x", expected, _checks.describe(x)))
+    if bias is not None:
+        bias = _checks.array("bias", bias, kernel.shape[1:], kernel.dtype)
+    return x, kernel, bias
 
 
 def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:

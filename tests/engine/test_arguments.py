@@ -36,7 +36,11 @@ from support.wrong import (
 import seqjax as sj
 
 LAYER_INITS = {"kernel_init": None, "bias_init": None}
-FUNCTIONS = {"gate_activation": jax.nn.sigmoid, "activation": jnp.tanh}
+FUNCTIONS = {
+    "gate_activation": jax.nn.sigmoid,
+    "activation": jnp.tanh,
+    "recurrent_dropout": 0.5,
+}
 INITS = {**LAYER_INITS, "recurrent_init": None}
 # Every public function with arguments that it takes.
 CALLS = {
@@ -44,7 +48,7 @@ CALLS = {
     "Cell": (
         sj.Cell,
         {f.name: getattr(CELL, f.name) for f in dataclasses.fields(sj.Cell) if f.name[0] != "_"}
-        | {"feedthrough": CELL.project},
+        | {"feedthrough": CELL.project, "draw": CELL.init},
     ),
     "bidirectional": (
         sj.bidirectional,
@@ -62,8 +66,10 @@ CALLS = {
             "step": LSTM.step,
             "initial_state": LSTM.initial_state,
             "input_spec": None,
+            "stochastic": False,
         },
     ),
+    "dropout": (sj.dropout, {"rate": 0.5, "shared_over_time": True}),
     "dense": (
         sj.dense,
         {
@@ -234,6 +240,11 @@ CALLS = {
         },
     ),
     "unroll": (sj.unroll, {"model": LSTM, **UNROLL}),
+    "weight_drop": (
+        sj.weight_drop,
+        {"params": PARAMS, "key": KEY, "rate": 0.5, "names": ("recurrent_kernel",)},
+    ),
+    "zoneout": (sj.zoneout, {"cell": LSTM, "rate": 0.5}),
     "warm_start": (sj.warm_start, {"model": NARX, "xs": XS, "measured_ys": YS}),
     "testing.check_cell": (
         sj.testing.check_cell,
@@ -245,7 +256,10 @@ CALLS = {
     ),
     "train.masked_mean": (sj.train.masked_mean, {"values": jnp.ones(5), "mask": MASK}),
     # What models do.
-    "Model.step": (LSTM.step, {"params": PARAMS, "state": None, "x": XS[0]}),
+    "Model.step": (
+        LSTM.step,
+        {"params": PARAMS, "state": None, "x": XS[0], "key": KEY, "reset": jnp.array(True)},
+    ),
     "dense.step": (
         sj.dense(3, 2).step,
         {"params": sj.dense(3, 2).init(KEY), "state": (), "x": XS[0]},
@@ -281,8 +295,8 @@ CALLS = {
     },
 }
 NOT_CALLED = {  # classes that hold what is given, and have no checks of their own
-    "Adjoint", "Autodiff", "Model", "JordanState", "LSTMState", "MemoryState", "NARXState",
-    "SLSTMState", "interop", "static_partial", "testing", "train", "train.Report",
+    "Adjoint", "Autodiff", "DropoutState", "Model", "JordanState", "LSTMState", "MemoryState",
+    "NARXState", "SLSTMState", "interop", "static_partial", "testing", "train", "train.Report",
 }  # fmt: skip
 WRONG = {
     "a tensor": ForeignTensor(4, 4),
@@ -295,12 +309,15 @@ WRONG = {
 NONE_FITS = re.compile(
     "(initial_)?state|length|mask|reset|forced|dtype|param_dtype|chunk|store|truncate|clip|top_k|"
     "top_p|bias|forget_bias|chrono|projection_size|(kernel|recurrent|bias)_init|"
-    "output_activation|backward|encode|input_spec|(pre)?activate_vjp|coefficients|feedthrough|scan"
+    "output_activation|backward|encode|input_spec|(pre)?activate_vjp|coefficients|feedthrough|draw|scan"
 )
 FITS = {
     ("Cell", "name", "a string"),
     ("dense", "activation", "None"),
     ("tdnn", "activation", "None"),
+    ("unroll", "key", "None"),
+    ("weight_drop", "key", "None"),
+    ("Model.step", "key", "None"),
 }
 
 

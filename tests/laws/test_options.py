@@ -1,4 +1,4 @@
-"""Every option together: mask × reset × length × reverse × chunk × truncate × clip × store.
+"""Every option together: mask × reset × length × reverse × chunk × truncate × store × key.
 
 The oracle is a Python loop over the model's own step, differentiated by JAX, in which an
 invalid step is not run at all.
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.comparison import assert_close
 from support.oracles import gradient, loop, outputs_and_gradient, weighted
-from support.table import CASES, a_few_now, problem
+from support.table import CASES, FEW, parametrized, problem
 
 import seqjax as sj
 
@@ -33,6 +33,7 @@ def settings_of_a_run(draw):
         "chunk": draw(some(time + 1)),
         "truncate": draw(some(time + 1)),
         "store": draw(st.sampled_from(["states", "preactivations", "chunk_starts"])),
+        "seed": draw(st.none() | st.integers(0, 3)),
     }
 
 
@@ -49,6 +50,10 @@ def check(case, run):
     }
     by_hand = {"valid": valid, "reset": np.zeros(time, bool) if reset is None else reset}
     by_hand |= {"reverse": run["reverse"], "truncate": run["truncate"]}
+
+    if run["seed"] is not None:
+        options["key"] = key = jax.random.key(run["seed"])
+        by_hand["keys"] = [jax.random.fold_in(key, t) for t in range(time)]
 
     theirs = outputs_and_gradient(functools.partial(loop, model, **by_hand), *at, {})
     adjoint = sj.BPTT(chunk=run["chunk"], truncate=run["truncate"], store=run["store"])
@@ -84,10 +89,11 @@ FULL = {
     "chunk": 2,
     "truncate": 5,
     "store": "states",
+    "seed": 0,
 }
 
 
-@a_few_now
+@parametrized(CASES, later=lambda case: case.name not in FEW | {"stochastic"})
 def test_all_options_at_once(case):
     check(case, FULL)
 

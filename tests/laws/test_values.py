@@ -14,7 +14,8 @@ import seqjax as sj
 
 
 def of_functions_with_names(case):
-    return case.name not in ("structured-without-rules", "own-step", "memory", "stack-with-own")
+    own = ("structured-without-rules", "own-step", "memory", "stack-with-own", "stochastic")
+    return case.name not in own
 
 
 @pytest.mark.parametrize(

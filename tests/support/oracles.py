@@ -54,19 +54,25 @@ def merged(model, forth, back):
     }[model.merge]()
 
 
-def loop(model, params, xs, state, *, valid, reset, reverse, truncate):
+def loop(model, params, xs, state, *, valid, reset, reverse, truncate, keys=None):
     """What the options mean, one step after the other, in plain Python."""
     time = len(valid)
     how = {"valid": valid, "reset": reset, "reverse": reverse, "truncate": truncate}
+    of_part = lambda n: None if keys is None else [jax.random.fold_in(key, n) for key in keys]
     if isinstance(model, Stack):
         last = []
-        for layer, p, s in zip(model.models, params, state, strict=True):
-            s, xs = loop(layer, p, xs, s, **how)
+        for number, (layer, p, s) in enumerate(zip(model.models, params, state, strict=True)):
+            s, xs = loop(layer, p, xs, s, **how, keys=of_part(number))
             last.append(s)
         return tuple(last), xs
     if isinstance(model, Bidirectional):
-        forth = loop(model.forward, params["forward"], xs, state["forward"], **how)
-        how |= {"reset": of_the_other_way(valid, reset, reverse), "reverse": not reverse}
+        forth = loop(model.forward, params["forward"], xs, state["forward"], **how, keys=of_part(0))
+        how |= {
+            "keys": of_part(1),
+            "reset": of_the_other_way(valid, reset, reverse),
+            "reverse": not reverse,
+        }
+        how |= {"keys": of_part(1)}
         back = loop(model.backward, params["backward"], xs, state["backward"], **how)
         return {"forward": forth[0], "backward": back[0]}, merged(model, forth[1], back[1])
     ys = [None] * time
@@ -76,7 +82,8 @@ def loop(model, params, xs, state, *, valid, reset, reverse, truncate):
             state = jax.tree.map(jax.lax.stop_gradient, state)
         if reset[t]:
             state = model.initial_state(params)
-        state, ys[t] = _step(model)(params, state, jax.tree.map(lambda a, t=t: a[t], xs))
+        key = {"key": keys[t]} if keys is not None and model.stochastic else {}
+        state, ys[t] = _step(model)(params, state, jax.tree.map(lambda a, t=t: a[t], xs), **key)
     x = jax.tree.map(lambda a: a[0], xs)
     y = jax.tree.map(jnp.zeros_like, jax.eval_shape(model.step, params, state, x)[1])
     ys = [y if step is None else step for step in ys]

@@ -155,6 +155,24 @@ def _block(dtype):
     )
 
 
+def _stochastic(dtype):
+    """All that draws, one above the other."""
+
+    def step(params, state, x, key):
+        noise = 0 if key is None else jax.random.normal(key, state.shape, dtype)
+        state = jnp.tanh(state * params + x + noise)
+        return state, state
+
+    own = sj.from_step(
+        lambda key: jnp.full(3, 0.5, dtype), step, lambda p: jnp.zeros(3, dtype), stochastic=True
+    )
+    return sj.stack(
+        sj.dropout(0.3, shared_over_time=True),
+        sj.zoneout(sj.lstm(I, 3, recurrent_dropout=0.3, dtype=dtype), sj.LSTMState(h=0, c=0.5)),
+        sj.residual(sj.branches(sj.dropout(0.5), own, merge="sum")),
+    )
+
+
 CASES = [
     Case("rnn", lambda dtype: sj.rnn(I, 4, dtype=dtype)),
     Case("rnn-relu", lambda dtype: sj.rnn(I, 4, activation=jax.nn.relu, dtype=dtype), variant=True),
@@ -264,6 +282,25 @@ CASES = [
         ),
     ),
     Case("stack-of-bidirectional", _two_directions),
+    Case("stochastic", _stochastic, slow=True),
+    Case(
+        "zoneout-affine",
+        lambda dtype: sj.zoneout(sj.min_gru(I, 4, dtype=dtype), 0.4),
+        variant=True,
+    ),
+    Case("zoneout-elman", lambda dtype: sj.zoneout(sj.elman(I, 4, dtype=dtype), 0.4), variant=True),
+    Case(
+        "recurrent-dropout",
+        lambda dtype: sj.bidirectional(
+            sj.lstm(I, 4, coupled=True, recurrent_dropout=0.4, dtype=dtype),
+            sj.stack(
+                sj.gru(I, 3, recurrent_dropout=0.4, dtype=dtype),
+                sj.gru(3, 4, reset_after=False, recurrent_dropout=0.4, dtype=dtype),
+            ),
+            merge="mean",
+        ),
+        variant=True,
+    ),
     Case("embed", _language_model),
     Case("block", _block),
 ]

@@ -73,7 +73,8 @@ DTYPES = {"dtype": None, "param_dtype": None}
 SAMPLING = {"temperature": 1.0, "top_k": None, "top_p": None}
 UNROLL = {
     "params": PARAMS, "xs": XS, "state": None,
-    "length": None, "mask": None, "reset": None, "reverse": False, "adjoint": sj.BPTT(),
+    "length": None, "mask": None, "reset": None, "reverse": False, "key": KEY,
+    "adjoint": sj.BPTT(),
 }  # fmt: skip
 
 
