@@ -101,11 +101,11 @@ def main(argv=None):
             tests = [problem.draw(keys) for keys in test_keys]
             for name in names:
                 progress.update(progress.task_ids[0], description=f"{problem.title}: {name}")
-                model, output = make_system(name, problem.shape, options.hidden_size)
+                model = make_system(name, problem.shape, options.hidden_size)
                 params = model.init(jax.random.key(options.seed))
-                before = gradient_norms(problem, model, output, params, *tests[0])
+                before = gradient_norms(problem, model, params, *tests[0])
                 params, losses = train(problem, model, params, options, progress)
-                after = gradient_norms(problem, model, output, params, *tests[0])
+                after = gradient_norms(problem, model, params, *tests[0])
                 results[problem.title][name] = losses, before, after
                 test = jax.jit(functools.partial(mean_loss, problem, model))
                 loss = np.mean([test(params, *series) for series in tests])

@@ -6,6 +6,7 @@ from seqjax.compose.bidirectional import bidirectional
 from seqjax.compose.branches import branches
 from seqjax.compose.residual import residual
 from seqjax.compose.stack import stack
+from seqjax.compose.trajectory import trajectory
 from seqjax.compose.zoneout import zoneout
 from seqjax.decoding import generate, sample
 from seqjax.engine.adjoint import BPTT, Adjoint, Autodiff
@@ -81,6 +82,7 @@ __all__ = [
     "teacher_force",
     "testing",
     "train",
+    "trajectory",
     "unroll",
     "warm_start",
     "weight_drop",

@@ -111,7 +111,9 @@ RULES = {
     "seqjax/engine/loops.py": ["forward_scan", "reverse_scan"],
     "seqjax/engine/chunks.py": ["scan_chunks", "_extended", "truncation"],
     "seqjax/engine/schedule.py": ["schedule", "divisor", "batch_size"],
-    "seqjax/engine/plain_scan.py": ["plain_scan", "one_by_one", "widened", "clipped"],
+    "seqjax/engine/plain_scan.py": ["plain_scan", "one_by_one", "widened"],
+    "seqjax/engine/bound.py": ["__call__", "part", "handed_on", "output", "clipped"],
+    "seqjax/compose/trajectory.py": ["trajectory", "bounded_step"],
     "seqjax/engine/recurrence.py": ["fill", "zero_invalid", "over_steps", "harmless"],
     "seqjax/engine/history.py": ["push", "entering", "add", "before", "_found"],
     "seqjax/engine/affine.py": [
@@ -180,6 +182,8 @@ QUICK = {
     "seqjax/engine/loops.py": f"{RULE_TESTS} {EXPORT} tests/engine/test_hlo.py",
     "seqjax/engine/chunks.py": f"{RULE_TESTS} {SCHEDULE} {EXPORT}",
     "seqjax/engine/schedule.py": "tests/engine/test_schedule.py",
+    "seqjax/engine/bound.py": "tests/laws/test_clip.py tests/models/test_trajectory.py",
+    "seqjax/compose/trajectory.py": "tests/models/test_trajectory.py",
     "seqjax/engine/plain_scan.py": f"{RULE_TESTS} tests/laws/test_clip.py {HALF}",
     "seqjax/engine/recurrence.py": f"{RULE_TESTS} tests/laws/test_masking.py {HALF}",
     "seqjax/engine/history.py": "tests/engine/test_history.py",
@@ -239,7 +243,7 @@ EQUIVALENT: dict[str, str] = {
     "bptt._adjoint_bwd: (state, reset_state) -> (reset_state, state)": UNION,
     "plain_scan.plain_scan: (inputs, steps) -> (steps, inputs)": UNION,
     "bptt._hoist_step_vjp: (through_state, through_z) -> (through_z, through_state)": "a sum",
-    "plain_scan.plain_scan: if cut_t is not None -> if True": NOTHING,
+    "plain_scan.plain_scan: if at.cut is not None -> if True": NOTHING,
     "chunks.scan_chunks: 1 -> 0, in xs = jax.tree.map(lambda a: _extended(a, a[-1], rest), xs)": (
         UNUSED
     ),
@@ -251,7 +255,7 @@ EQUIVALENT: dict[str, str] = {
         "without a reset it stays zero, and is never added to"
     ),
     "bptt.bptt: 0 -> 1": EXAMPLE,
-    "plain_scan.clipped: jnp.clip(lam, -bound, bound) -> jnp.clip(-bound, lam, bound)": (
+    "bound.clipped: jnp.clip(lam, -bound, bound) -> jnp.clip(-bound, lam, bound)": (
         "the same maximum and minimum"
     ),
     "adjoint.scan_states: 0 -> 1": EXAMPLE,

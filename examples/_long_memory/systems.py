@@ -20,23 +20,19 @@ SYSTEMS = {  # the color of each in the figure, and what it remembers by
 
 
 def make_system(name, shape, size):
-    """The model, and its y(t) as a function of (params, h(t))."""
+    """The model of a name, for series of a shape, with hidden layers of a size."""
     steps, inputs, outputs = shape
     dense = sj.dense(size, outputs)
     if name == "narx":
-        model = sj.narx(inputs, size, outputs, input_delays=(0,), output_delays=(1, 2, 4, 8, 16))
-        return model, lambda params, state: state.ys[-1]
+        return sj.narx(inputs, size, outputs, input_delays=(0,), output_delays=(1, 2, 4, 8, 16))
     if name == "jordan":
-        model = sj.jordan(inputs, size, outputs, decay=0.9)
-        return model, model.readout
+        return sj.jordan(inputs, size, outputs, decay=0.9)
     if name == "memory":
-        model = leaky_memory(sj.rnn(inputs, size, activation=jax.nn.relu), dense, steps)
-        return model, model.readout
+        return leaky_memory(sj.rnn(inputs, size, activation=jax.nn.relu), dense, steps)
     cell = getattr(sj, name)(inputs, size)
     if name in ("gru", "lstm"):
         cell = dataclasses.replace(cell, init=functools.partial(patient, cell.init, steps))
-    read = lambda params, state: dense.step(params[1], (), cell.readout(params[0], state[0]))[1]
-    return sj.stack(cell, dense), read
+    return sj.stack(cell, dense)
 
 
 def patient(init, steps, key):

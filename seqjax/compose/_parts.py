@@ -1,6 +1,5 @@
 """What models of models ask of their parts."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,6 +9,7 @@ import jax
 from seqjax import _checks
 from seqjax._types import Key, PyTree, Step
 from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.bound import Bound
 from seqjax.engine.keys import part_key, part_steps
 from seqjax.engine.model import Model, StreamedModel, check_params, one_step
 from seqjax.engine.recurrence import Steps
@@ -44,10 +44,10 @@ class Several(StreamedModel):
         params = check_params(self, params)
         return tuple(model.initial_state(p) for model, p in zip(self.models, params, strict=True))
 
-    def steps_of(self, bound: Callable[[PyTree], PyTree], key: Key | None) -> list[Step]:
+    def steps_of(self, bound: Bound, key: Key | None) -> list[Step]:
         """`bounded_step` of each model."""
         return [
-            partial(_one_step, model, bound, part_key(model, key, number))
+            partial(_one_step, model, bound.part(number), part_key(model, key, number))
             for number, model in enumerate(self.models)
         ]
 
@@ -67,7 +67,7 @@ class Several(StreamedModel):
 
 def _one_step(
     model: Model,
-    bound: Callable[[PyTree], PyTree],
+    bound: Bound,
     key: Key | None,
     params: PyTree,
     state: PyTree,

@@ -11,6 +11,7 @@ from seqjax._types import Key, PyTree, Step
 from seqjax.compose._merges import Merge, check_merge, merge_function, merged_spec
 from seqjax.compose._parts import Several, output_at, smallest_vocabulary
 from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.bound import Bound
 from seqjax.engine.model import Model, check_params, check_state
 from seqjax.engine.recurrence import Steps
 from seqjax.models.function import as_model
@@ -90,7 +91,7 @@ class Branches(Several):
 
     def bounded_step(
         self,
-        bound: Callable[[PyTree], PyTree],
+        bound: Bound,
         params: PyTree,
         state: PyTree,
         x: PyTree,

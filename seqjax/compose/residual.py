@@ -10,6 +10,7 @@ from seqjax import _checks
 from seqjax._static import call_text
 from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.bound import Bound
 from seqjax.engine.model import Model, StreamedModel, one_step
 from seqjax.engine.recurrence import Steps
 from seqjax.models.function import as_model
@@ -98,7 +99,7 @@ class Residual(StreamedModel):
 
     def bounded_step(
         self,
-        bound: Callable[[PyTree], PyTree],
+        bound: Bound,
         params: PyTree,
         state: PyTree,
         x: PyTree,

@@ -10,6 +10,7 @@ from seqjax import _checks
 from seqjax._types import Key, PyTree, Step
 from seqjax.compose._parts import Several, fits, output_at
 from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.bound import Bound
 from seqjax.engine.model import Model, check_params, check_state
 from seqjax.engine.recurrence import Steps
 from seqjax.models.function import as_model
@@ -85,7 +86,7 @@ class Stack(Several):
 
     def bounded_step(
         self,
-        bound: Callable[[PyTree], PyTree],
+        bound: Bound,
         params: PyTree,
         state: PyTree,
         x: PyTree,

@@ -13,10 +13,11 @@ from seqjax import _checks
 from seqjax._tree import at_step, length_of
 from seqjax._types import PyTree
 from seqjax.engine.affine import Affine, affine_scan
+from seqjax.engine.bound import Bound, Clip
 from seqjax.engine.bptt import PREACTIVATIONS, STATES, bptt
 from seqjax.engine.chunks import scan_chunks, truncation
 from seqjax.engine.history import LAST_STEP, History
-from seqjax.engine.plain_scan import clip_cotangent, plain_scan, widened
+from seqjax.engine.plain_scan import plain_scan, widened
 from seqjax.engine.recurrence import Recurrence, Steps, over_steps
 from seqjax.engine.schedule import SCANS, STORES, Scan, Store, in_parallel, schedule
 from seqjax.ops.hoist import hoist
@@ -47,9 +48,10 @@ class Adjoint(abc.ABC):
         """Whether the caller limits what is stored (`chunk` or `store`)."""
         return False
 
-    def bound(self, h: PyTree) -> PyTree:
-        """Returns h(t), with a bound on its cotangent λ(t) if there is one."""
-        return h
+    @property
+    def bound(self) -> Bound:
+        """What is done to h(t) where steps run one by one."""
+        return Bound()
 
     @abc.abstractmethod
     def windows(
@@ -236,8 +238,9 @@ class BPTT(Adjoint):
             parallel = in_parallel(length_of(xs), jax.default_backend())
         return affine_scan(rec, params, state, reset_state, xs, steps, parallel, self.clip)
 
-    def bound(self, h: PyTree) -> PyTree:
-        return h if self.clip is None else clip_cotangent(self.clip, h)
+    @property
+    def bound(self) -> Bound:
+        return Bound() if self.clip is None else Clip(self.clip)
 
     def windows(
         self, window: Window, params: PyTree, state: PyTree, xs: PyTree, steps: Steps

@@ -22,9 +22,9 @@ from jax import lax
 from seqjax import _checks
 from seqjax._tree import at_step, is_inexact, where, wide_dtype
 from seqjax._types import Coefficients, Project, PyTree
+from seqjax.engine.bound import clipped
 from seqjax.engine.bptt import PREACTIVATIONS, STATES, named, outside
 from seqjax.engine.cotangents import inexact, instantiate
-from seqjax.engine.plain_scan import clipped
 from seqjax.engine.recurrence import Recurrence, Steps, over_steps, vary_with
 from seqjax.ops.hoist import hoist
 from seqjax.ops.shift import shifted

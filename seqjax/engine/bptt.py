@@ -27,10 +27,10 @@ from jax.ad_checkpoint import checkpoint_name
 from seqjax import _checks
 from seqjax._tree import at_step, is_half, length_of, wide_dtype
 from seqjax._types import Activate, PyTree
+from seqjax.engine.bound import clipped
 from seqjax.engine.cotangents import add, complete, inexact, instantiate, returned
 from seqjax.engine.history import LAST_STEP, History
 from seqjax.engine.loops import forward_scan, reverse_scan
-from seqjax.engine.plain_scan import clipped
 from seqjax.engine.recurrence import Recurrence, Steps, Traced, fill, over_steps, trace, vary_with
 from seqjax.ops.hoist import Hoisted, hoist
 from seqjax.ops.shift import spread

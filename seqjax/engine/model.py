@@ -17,6 +17,7 @@ from seqjax._tokens import check_tokens
 from seqjax._tree import cast, where
 from seqjax._types import Array, Key, PyTree
 from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.bound import Bound
 from seqjax.engine.per_model import params_spec
 from seqjax.engine.recurrence import Steps
 
@@ -128,19 +129,20 @@ class Model(abc.ABC):
 
     def bounded_step(
         self,
-        bound: Callable[[PyTree], PyTree],
+        bound: Bound,
         params: PyTree,
         state: PyTree,
         x: PyTree,
         key: Key | None = None,
     ) -> tuple[PyTree, PyTree]:
-        """Runs `step`, with `bound` applied to h(t): an identity that clips its cotangent.
+        """Runs `step`, with `bound` applied to h(t), in which its cotangent is clipped, say.
 
         Here `bound` acts on the state and on y(t) separately, since an opaque step does not show
         how y(t) depends on the state. A kind of model that knows applies it to h(t) alone, and
         makes y(t) of the result.
         """
-        return bound(self.step(params, state, x, **({} if key is None else {"key": key})))
+        state, y = self.step(params, state, x, **({} if key is None else {"key": key}))
+        return bound(state), bound.output(y)
 
     def preactivation_bytes(self, params: PyTree, state: PyTree, x: PyTree) -> int:
         """The size of what one step hands to the recursion; 0 if nothing is recurrent."""
@@ -202,12 +204,12 @@ class StreamedModel(Model):
             again = _checks.array("reset", again, (), jnp.bool_)
             params, state = check_params(self, params), check_state(self, params, state)
             state = where(again, check_state(self, params, None), state)
-        return self.bounded_step(lambda h: h, params, state, x, key)
+        return self.bounded_step(Bound(), params, state, x, key)
 
 
 def one_step(
     model: Model,
-    bound: Callable[[PyTree], PyTree],
+    bound: Bound,
     params: PyTree,
     state: PyTree,
     x: PyTree,

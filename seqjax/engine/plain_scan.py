@@ -1,11 +1,9 @@
 """A plain `lax.scan` of steps, for JAX to differentiate."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from seqjax._tree import is_half, where, wide_dtype
@@ -13,7 +11,7 @@ from seqjax._types import PyTree
 from seqjax.engine.recurrence import Steps, harmless, spread_half_vectors, vary_with
 from seqjax.ops.zero_cotangent import zero_cotangent
 
-__all__ = ["clip_cotangent", "clipped", "one_by_one", "plain_scan", "widened"]
+__all__ = ["one_by_one", "plain_scan", "widened"]
 
 
 def plain_scan(
@@ -69,25 +67,3 @@ def widened(tree: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
         return jax.tree.map(lambda w, a: w.astype(a.dtype) if is_half(a.dtype) else w, wide, tree)
 
     return jax.tree.map(wide, tree), narrow
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def clip_cotangent(bound: float, tree: PyTree) -> PyTree:
-    """The identity, whose cotangent is clipped."""
-    return tree
-
-
-def _clip_cotangent_bwd(bound: float, _: None, cotangent: PyTree) -> tuple[PyTree]:
-    clip = lambda c: c if c.dtype == jax.dtypes.float0 else clipped(c, bound)
-    return (jax.tree.map(clip, cotangent),)
-
-
-clip_cotangent.defvjp(lambda bound, tree: (tree, None), _clip_cotangent_bwd)
-
-
-def clipped(lam: jax.Array, bound: float) -> jax.Array:
-    """With elements of `bound` at most; complex ones by their modulus."""
-    if not jnp.iscomplexobj(lam):
-        return jnp.clip(lam, -bound, bound)
-    size = jnp.abs(lam)
-    return lam * jnp.where(size > bound, bound / jnp.maximum(size, bound), 1).astype(lam.dtype)

@@ -1,7 +1,6 @@
 """What the layers whose parameters are one kernel per delay share: sizes, dtypes, checks."""
 
 import abc
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 from seqjax._tree import cast
 from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.bound import Bound
 from seqjax.engine.model import StreamedModel, check_step
 from seqjax.engine.recurrence import Steps
 
@@ -38,14 +38,15 @@ class Layer(StreamedModel):
 
     def bounded_step(
         self,
-        bound: Callable[[PyTree], PyTree],
+        bound: Bound,
         params: PyTree,
         state: PyTree,
         x: PyTree,
         key: Key | None = None,
     ) -> tuple[PyTree, PyTree]:
         params, state, x = check_step(self, params, state, x)
-        return self.step_cast(cast(params, self.dtype), state, x)  # nothing is recurrent
+        state, y = self.step_cast(cast(params, self.dtype), state, x)
+        return bound.handed_on(state), y
 
     def scan(
         self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint

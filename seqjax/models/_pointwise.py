@@ -1,12 +1,12 @@
 """What the models without a state share: y(t) depends on x(t) alone."""
 
 import abc
-from collections.abc import Callable
 from typing import Any
 
 from seqjax._tree import cast
 from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.bound import Bound
 from seqjax.engine.model import StreamedModel, check_step
 from seqjax.engine.recurrence import Steps, over_steps
 
@@ -28,7 +28,7 @@ class Pointwise(StreamedModel):
 
     def bounded_step(
         self,
-        bound: Callable[[PyTree], PyTree],
+        bound: Bound,
         params: PyTree,
         state: PyTree,
         x: PyTree,

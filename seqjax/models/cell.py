@@ -1,7 +1,6 @@
 """Cell: what a recurrence is made of."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +26,7 @@ from seqjax._types import (
 )
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.affine import affine_step, input_as_preactivation
+from seqjax.engine.bound import Bound
 from seqjax.engine.model import StreamedModel, check_step
 from seqjax.engine.recurrence import Steps, fill, over_steps
 
@@ -170,7 +170,7 @@ class Cell(StreamedModel):
 
     def bounded_step(
         self,
-        bound: Callable[[PyTree], PyTree],
+        bound: Bound,
         params: PyTree,
         state: PyTree,
         x: PyTree,

@@ -1,6 +1,5 @@
 """Dropout of what a model reads or outputs."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from seqjax._static import call_text
 from seqjax._tree import is_inexact, where
 from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.bound import Bound
 from seqjax.engine.model import StreamedModel, check_step
 from seqjax.engine.recurrence import Steps
 
@@ -102,7 +102,7 @@ class Dropout(StreamedModel):
 
     def bounded_step(
         self,
-        bound: Callable[[PyTree], PyTree],
+        bound: Bound,
         params: tuple[()],
         state: PyTree,
         x: PyTree,

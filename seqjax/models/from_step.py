@@ -13,6 +13,7 @@ from seqjax._static import call_text
 from seqjax._tree import size_in_bytes, step_spec
 from seqjax._types import Init, InitialState, Key, PyTree, Step
 from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.bound import Bound
 from seqjax.engine.model import NoInitialState, StreamedModel
 from seqjax.engine.recurrence import StepRecurrence, Steps
 
@@ -102,13 +103,14 @@ class FromStep(StreamedModel):
 
     def bounded_step(
         self,
-        bound: Callable[[PyTree], PyTree],
+        bound: Bound,
         params: PyTree,
         state: PyTree,
         x: PyTree,
         key: Key | None = None,
     ) -> tuple[PyTree, PyTree]:
-        return bound(self.checked(params, state, x, key))
+        state, y = self.checked(params, state, x, key)
+        return bound(state), bound.output(y)
 
     def checked(
         self, params: PyTree, state: PyTree, x: PyTree, key: Key | None

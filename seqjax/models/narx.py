@@ -12,6 +12,7 @@ from seqjax import _checks
 from seqjax._static import call_text, with_dtypes
 from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.bound import Bound
 from seqjax.engine.history import Delays
 from seqjax.engine.recurrence import Steps
 from seqjax.models import _feedback
@@ -201,15 +202,16 @@ class NARX(Layer):
 
     def bounded_step(
         self,
-        bound: Callable[[PyTree], PyTree],
+        bound: Bound,
         params: PyTree,
         state: NARXState,
         x: PyTree,
         key: Key | None = None,
     ) -> tuple[NARXState, jax.Array]:
-        state, _ = super().bounded_step(bound, params, state, x)
-        ys = bound(state.ys)
-        return state._replace(ys=ys), self.feedback.history.newest(ys)
+        (line, ys), _ = super().bounded_step(Bound(), params, state, x)
+        ys = bound.part(1)(ys)
+        state = NARXState(bound.part(0).handed_on(line), ys)
+        return state, self.feedback.history.newest(ys)
 
     def preactivation_bytes(self, params: PyTree, state: PyTree, x: PyTree) -> int:
         return (self.hidden_size + self.output_size) * self.dtype.itemsize

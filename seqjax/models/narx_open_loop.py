@@ -1,6 +1,5 @@
 """A NARX model in open loop, on measured outputs, and what lies between open and closed."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from seqjax import _checks
 from seqjax._tree import cast
 from seqjax._types import Array, Key, PyTree
 from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.bound import Bound
 from seqjax.engine.model import Model, check_params, check_state
 from seqjax.engine.recurrence import Steps
 from seqjax.engine.unroll import unroll
@@ -129,7 +129,7 @@ class OpenLoop(Model):
 
     def bounded_step(
         self,
-        bound: Callable[[PyTree], PyTree],
+        bound: Bound,
         params: PyTree,
         state: NARXState,
         x: Any,
@@ -161,14 +161,14 @@ class MixedLoop(OpenLoop):
 
     def bounded_step(
         self,
-        bound: Callable[[PyTree], PyTree],
+        bound: Bound,
         params: PyTree,
         state: NARXState,
         x: Any,
         key: Key | None = None,
     ) -> tuple[NARXState, jax.Array]:
         state, y = self.step(params, state, x)
-        return state._replace(ys=bound(state.ys)), bound(y)
+        return state._replace(ys=bound(state.ys)), bound.output(y)
 
     def preactivation_bytes(self, params: PyTree, state: PyTree, x: Any) -> int:
         return self.model.preactivation_bytes(params, state, x[0])

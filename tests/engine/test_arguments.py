@@ -239,6 +239,7 @@ CALLS = {
             "mask": None,
         },
     ),
+    "trajectory": (sj.trajectory, {**UNROLL, "perturb": None}),
     "unroll": (sj.unroll, {"model": LSTM, **UNROLL}),
     "weight_drop": (
         sj.weight_drop,
@@ -316,6 +317,8 @@ FITS = {
     ("dense", "activation", "None"),
     ("tdnn", "activation", "None"),
     ("unroll", "key", "None"),
+    ("trajectory", "key", "None"),
+    ("trajectory", "perturb", "None"),
     ("weight_drop", "key", "None"),
     ("Model.step", "key", "None"),
 }

@@ -70,6 +70,7 @@ PUBLIC = [
     "teacher_force",
     "testing",
     "train",
+    "trajectory",
     "unroll",
     "warm_start",
     "weight_drop",

@@ -34,10 +34,10 @@ def test_it_compares_every_system_and_draws_the_figure(example, tmp_path):
 @pytest.mark.parametrize("problem", ["adding", pytest.param("copy", marks=pytest.mark.slow)])
 def test_where_the_gradient_is_exactly_0(example, problem, name):
     problem = getattr(example, problem)(6)
-    model, output = example.make_system(name, problem.shape, 5)
+    model = example.make_system(name, problem.shape, 5)
     params = model.init(jax.random.key(0))
     series = problem.draw(jax.random.split(jax.random.key(1), 3))
-    norms = example.gradient_norms(problem, model, output, params, *series)
+    norms = example.gradient_norms(problem, model, params, *series)
     assert norms.shape == (problem.shape[0],)
     assert norms[-1] > 0
     assert np.all(norms[:-1] == 0) if name in ("jordan", "elman") else np.all(norms[:-1] > 0)
