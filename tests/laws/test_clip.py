@@ -14,7 +14,7 @@ from support.oracles import grad
 from support.table import a_few_causal_now, problem
 
 import seqjax as sj
-from seqjax.engine.plain_scan import clipped
+from seqjax.engine.bound import clipped
 from seqjax.engine.recurrence import Steps
 from seqjax.engine.unroll import _in_windows
 

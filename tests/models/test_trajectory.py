@@ -53,8 +53,11 @@ def test_states_are_those_of_a_loop(case):
     )
     assert all(not np.asarray(a[2]).any() for a in floats((ys, states)))
 
-    # The gradient is that of differences, of a leaf at a time, and zero at the invalid step.
+    # The gradient is that of differences, and zero at the invalid step.
     grads, _ = jax.grad(ours, has_aux=True, allow_int=True)(nothing)
+    assert all(not np.asarray(g[2]).any() for g in floats(grads))
+    if case.partial:  # a gradient that is cut is no difference
+        return
     direction = normal(nothing, 7)
     moved = lambda h: jax.tree.map(lambda a, d: a + h * d if is_float(a) else a, nothing, direction)
     h = 1e-6
@@ -62,7 +65,6 @@ def test_states_are_those_of_a_loop(case):
     pairs = zip(floats(grads), floats(direction), strict=True)
     ours_along = sum(jnp.vdot(g.conj(), d).real for g, d in pairs)
     assert_close(ours_along, difference, 1e-6)
-    assert all(not np.asarray(g[2]).any() for g in floats(grads))
 
 
 def test_the_gradient_of_a_state_is_that_of_all_that_depends_on_it():
