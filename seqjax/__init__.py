@@ -8,7 +8,8 @@ from seqjax.compose.residual import residual
 from seqjax.compose.stack import stack
 from seqjax.compose.trajectory import trajectory
 from seqjax.compose.zoneout import zoneout
-from seqjax.decoding import generate, sample
+from seqjax.decoding.generate import generate
+from seqjax.decoding.sample import sample
 from seqjax.engine.adjoint import BPTT, Adjoint, Autodiff
 from seqjax.engine.model import Model
 from seqjax.engine.unroll import unroll

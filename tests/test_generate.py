@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.comparison import assert_close
 
 import seqjax as sj
 
@@ -160,6 +161,103 @@ def test_encode_of_the_users_own():
     assert (by_table != sj.generate(MODEL, PARAMS, PROMPT, 8, key=jax.random.key(0))[1]).any()
 
 
+KEYS = jax.random.split(jax.random.key(5), 16)
+
+
+def test_what_is_behind_the_stop_symbol():
+    """Each row of a batch is the row without `stop`, up to the first one, which is repeated."""
+    whole = jax.vmap(lambda key: generate(key=key)[1])(KEYS)
+    states, rows = jax.jit(jax.vmap(lambda key: generate(key=key, stop=2)))(KEYS)
+    before = np.cumsum(np.asarray(whole) == 2, axis=1) == 0
+    np.testing.assert_array_equal(rows, np.where(before, whole, 2))
+    lengths = before.sum(axis=1)
+    assert {0, 12} <= {*lengths.tolist()}  # at once, and not at all
+    assert len({*lengths.tolist()}) > 4
+    texts = jnp.concatenate([jnp.tile(PROMPT.astype(jnp.int32), (16, 1)), rows[:, :-1]], axis=1)
+    read = lambda xs, length: sj.unroll(MODEL, PARAMS, xs, length=length)[0]
+    counts = np.minimum(3 + lengths, 3 + 12 - 1)
+    expected = jax.vmap(read)(jax.nn.one_hot(texts, 5, dtype=jnp.float64), counts)
+    assert_close(states, expected, 1e-12)
+
+
+def test_a_text_goes_on_behind_the_stop_symbol():
+    """A stop symbol in the prompt ends nothing: the next text begins with it."""
+    state, first = generate(length=6, key=KEYS[0], stop=2)
+    assert first[-1] == 2
+    _, rest = generate(first[-1:], 5, state=state, stop=2, temperature=0)
+    text = jnp.concatenate([PROMPT.astype(jnp.int32), first[: jnp.argmax(first == 2) + 1]])
+    np.testing.assert_array_equal(rest, generate(text, 5, stop=2, temperature=0)[1])
+
+
+def penalize(logits, symbols, t):
+    """Repetition penalty (Keskar et al. 2019), a ban, and no 2 among the first three."""
+    seen = jnp.zeros(logits.shape, bool).at[symbols].set(True)
+    logits = jnp.where(seen, jnp.where(logits > 0, logits / 1.5, logits * 1.5), logits)
+    logits = logits.at[4].set(-jnp.inf)
+    return jnp.where(t < len(PROMPT) + 3, logits.at[2].set(-jnp.inf), logits)
+
+
+def penalized(logits, text, written):
+    logits = np.array(logits)
+    for v in {*text}:
+        logits[v] = logits[v] / 1.5 if logits[v] > 0 else logits[v] * 1.5
+    return jnp.where(
+        (jnp.arange(5) == 4) | ((jnp.arange(5) == 2) & (written < 3)), -jnp.inf, logits
+    )
+
+
+def test_processed_logits_are_a_loop_over_step():
+    run = lambda key: generate(key=key, process_logits=penalize)[1]
+    rows = jax.jit(jax.vmap(run))(KEYS[:4])
+    np.testing.assert_array_equal(run(KEYS[0]), rows[0])
+    step = jax.jit(MODEL.step)
+    draw = jax.jit(sj.sample)
+    for row, key in zip(rows, KEYS, strict=False):
+        text, state = [], MODEL.initial_state(PARAMS)
+        for symbol in PROMPT.tolist():
+            state, logits = step(PARAMS, state, jnp.eye(5)[symbol])
+            text.append(symbol)
+        for i, one in enumerate(jax.random.split(key, 12)):
+            text.append(int(draw(one, penalized(logits, text, i))))
+            state, logits = step(PARAMS, state, jnp.eye(5)[text[-1]])
+        np.testing.assert_array_equal(row, text[3:])
+    assert 2 in np.asarray(rows)[:, 3:]
+    assert len({*map(tuple, rows.tolist())}) == 4
+
+
+def test_what_process_logits_is_given():
+    """The prompt, what was drawn, and V where nothing stands yet; float32 of short floats."""
+    seen = []
+
+    def look(logits, symbols, t):
+        jax.debug.callback(lambda s, t: seen.append((int(t), s.tolist())), symbols, t)
+        assert (logits.dtype, symbols.dtype, t.dtype) == (jnp.float32, jnp.int32, jnp.int32)
+        return jnp.where(t == 4, jnp.nan, jnp.zeros(3, logits.dtype).at[(t + 1) % 3].set(99))
+
+    step = lambda params, state, x: (state, jnp.zeros(3, jnp.bfloat16))
+    model = sj.from_step(lambda key: (), step, lambda params: ())
+    how = {"encode": lambda symbol: symbol, "process_logits": look}
+    run = lambda **options: sj.generate(model, (), jnp.array([2, 7]), 4, key=K, **how, **options)[1]
+    np.testing.assert_array_equal(run(), [0, 1, -1, -1])
+    jax.effects_barrier()
+    text = [2, 7, 0, 1, -1]
+    assert sorted(seen) == [(t, text[:t] + [3] * (6 - t)) for t in range(2, 6)]
+    np.testing.assert_array_equal(run(stop=1), [0, 1, 1, 1])
+
+
+def test_a_ban_for_each_of_a_batch():
+    """Outside `jit`: what `process_logits` closes over is mapped."""
+
+    def run(banned):
+        ban = lambda logits, symbols, t: jnp.where(jnp.arange(5) == banned, -jnp.inf, logits)
+        return generate(process_logits=ban)[1]
+
+    rows = jax.vmap(run)(jnp.arange(5))
+    for banned, row in enumerate(rows.tolist()):
+        assert banned not in row
+    np.testing.assert_array_equal(rows[3], run(3))
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
@@ -185,6 +283,24 @@ def test_encode_of_the_users_own():
         (lambda: generate(top_p=jnp.array(True)), TypeError, r"top_p: .* got bool\[\]"),
         (lambda: generate(top_k=jnp.array(2)), TypeError, "top_k: expected a Python integer"),
         (lambda: generate(encode=np.eye(5)), TypeError, "encode: expected a function"),
+        (lambda: generate(stop=5), ValueError, r"stop: expected symbols in \[0, 5\), got 5"),
+        (lambda: generate(stop=-1), ValueError, "stop: .* at least 0, got -1"),
+        (lambda: generate(stop=jnp.array(3)), TypeError, "stop: expected a Python integer, got"),
+        (
+            lambda: generate(process_logits=jnp.eye(5)),
+            TypeError,
+            "process_logits: expected a function",
+        ),
+        (
+            lambda: generate(process_logits=lambda logits, *_: logits[:4]),
+            ValueError,
+            r"(?m)logits that process_logits returns: expected float64\[5\], got float64\[4\]$",
+        ),
+        (
+            lambda: generate(process_logits=lambda logits, *_: logits.astype(jnp.float32)),
+            TypeError,
+            r"the logits that process_logits returns: expected float64\[5\], got float32\[5\]",
+        ),
         (lambda: generate(length=0), ValueError, "length: expected .* at least 1, got 0"),
         (lambda: generate(prompt=PROMPT[:0]), ValueError, r"prompt: expected int\[P\] with P ≥ 1"),
         (lambda: generate(prompt=PROMPT[None]), ValueError, r"prompt: .* got int64\[1, 3\]"),

@@ -92,6 +92,8 @@ CALLS = {
             "length": 2,
             "key": KEY,
             "state": None,
+            "stop": None,
+            "process_logits": None,
             "encode": None,
             **SAMPLING,
         },
@@ -310,7 +312,8 @@ WRONG = {
 NONE_FITS = re.compile(
     "(initial_)?state|length|mask|reset|forced|dtype|param_dtype|chunk|store|truncate|clip|top_k|"
     "top_p|bias|forget_bias|chrono|projection_size|(kernel|recurrent|bias)_init|"
-    "output_activation|backward|encode|input_spec|(pre)?activate_vjp|coefficients|feedthrough|draw|scan"
+    "output_activation|backward|stop|process_logits|encode|input_spec|(pre)?activate_vjp|"
+    "coefficients|feedthrough|draw|scan"
 )
 FITS = {
     ("Cell", "name", "a string"),
