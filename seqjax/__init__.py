@@ -8,6 +8,7 @@ from seqjax.compose.residual import residual
 from seqjax.compose.stack import stack
 from seqjax.compose.trajectory import trajectory
 from seqjax.compose.zoneout import zoneout
+from seqjax.decoding.beam_search import beam_search
 from seqjax.decoding.generate import generate
 from seqjax.decoding.sample import sample
 from seqjax.engine.adjoint import BPTT, Adjoint, Autodiff
@@ -50,6 +51,7 @@ __all__ = [
     "Model",
     "NARXState",
     "SLSTMState",
+    "beam_search",
     "bidirectional",
     "branches",
     "conv_lstm",

@@ -50,6 +50,21 @@ CALLS = {
         {f.name: getattr(CELL, f.name) for f in dataclasses.fields(sj.Cell) if f.name[0] != "_"}
         | {"feedthrough": CELL.project, "draw": CELL.init},
     ),
+    "beam_search": (
+        sj.beam_search,
+        {
+            "model": SYMBOLS,
+            "params": SYMBOLS.init(KEY),
+            "prompt": jnp.array([1]),
+            "length": 2,
+            "beams": 2,
+            "state": None,
+            "stop": None,
+            "length_penalty": 0.0,
+            "process_logits": None,
+            "encode": None,
+        },
+    ),
     "bidirectional": (
         sj.bidirectional,
         {"forward": LSTM, "backward": LSTM, "merge": "concat"},

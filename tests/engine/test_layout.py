@@ -37,6 +37,7 @@ PUBLIC = [
     "Model",
     "NARXState",
     "SLSTMState",
+    "beam_search",
     "bidirectional",
     "branches",
     "conv_lstm",

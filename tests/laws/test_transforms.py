@@ -109,6 +109,9 @@ def test_symbols_generated_outside_jit_compile_once():
     call = lambda t: sj.generate(model, params, prompt, 3, key=KEY, temperature=t)
     assert compilations(lambda: call(0.5)) > 0
     assert compilations(lambda: (call(0.7), call(0))) == 0
+    search = lambda a: sj.beam_search(model, params, prompt, 3, beams=2, length_penalty=a)
+    assert compilations(lambda: search(0.5)) > 0
+    assert compilations(lambda: (search(0.7), search(0))) == 0
 
 
 FACTORIES = {
