@@ -80,16 +80,18 @@ def assert_found(got, expected, beams, length, stop=None):
 
 @pytest.mark.parametrize("stop", [None, STOP])
 def test_with_every_series_held_it_is_exhaustive(stop):
-    """No beam is cut: the plain search is that of all V^length series."""
-    beams = V**LENGTH
+    """No beam is cut: the plain search is that of all V^length series, and two are left over."""
+    beams = V**LENGTH + 2
     orders = set()
     for alpha in (0.0, 0.7, 3.0):
         expected = plain_beam_search(PROMPT.tolist(), LENGTH, beams, stop, alpha)
-        assert len(expected) == (beams if stop is None else 1 + 2 + 4 + 8 * V)
+        assert len(expected) == (V**LENGTH if stop is None else 1 + 2 + 4 + 8 * V)
         got = search(beams=beams, stop=stop, length_penalty=alpha)
         assert_found(got, expected, beams, LENGTH, stop)
         orders.add(tuple(tuple(symbols) for _, _, symbols, _ in expected))
     assert len(orders) == (1 if stop is None else 3)  # the penalty decides
+    overflowing = search(beams=beams, stop=stop, length_penalty=1e4)[2]
+    np.testing.assert_array_equal(overflowing == -inf, np.arange(beams) >= len(expected))
 
 
 def test_a_batch_of_prompts_is_a_loop_of_lists():
