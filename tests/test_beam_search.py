@@ -267,7 +267,7 @@ def test_one_symbol_of_half_precision():
         ),
         ({"encode": lambda s: s.astype(float)}, TypeError, "the x that encode returns: .* int32"),
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
 def test_errors(options, kind, message):
     with pytest.raises(kind, match=message):
