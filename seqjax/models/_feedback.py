@@ -1,4 +1,4 @@
-"""What the networks with output feedback share: one hidden layer, and a layer of outputs."""
+"""What the networks with output feedback share: a hidden layer, and a layer of outputs."""
 
 import math
 from collections.abc import Callable
@@ -24,19 +24,20 @@ def init(
     key: Key,
     input_shape: tuple[int, ...],
     feedback_shape: tuple[int, ...],
-    output_size: int,
+    output_shape: tuple[int, int],
     inits: Initializers,
     dtype: Any,
 ) -> dict[str, jax.Array]:
-    """U(±1/√fan-in) by default; the last axis of both shapes is H."""
+    """U(±1/√fan-in) by default; the last axis of the first two shapes is H."""
     *fan, hidden_size = feedback_shape
     bound = (math.prod(input_shape[:-1]) + math.prod(fan)) ** -0.5
+    output_bound = output_shape[0] ** -0.5
     arrays = {
         "kernel": Array(input_shape, bound, "kernel_init"),
         "recurrent_kernel": Array(feedback_shape, bound, "recurrent_init"),
         "bias": Array((hidden_size,), bound, "bias_init"),
-        "output_kernel": Array((hidden_size, output_size), hidden_size**-0.5, "kernel_init"),
-        "output_bias": Array((output_size,), hidden_size**-0.5, "bias_init"),
+        "output_kernel": Array(output_shape, output_bound, "kernel_init"),
+        "output_bias": Array(output_shape[1:], output_bound, "bias_init"),
     }
     return draw_all(_checks.keys(key, len(arrays)), arrays, inits, dtype)
 

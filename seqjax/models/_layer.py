@@ -45,13 +45,16 @@ class Layer(StreamedModel):
         key: Key | None = None,
     ) -> tuple[PyTree, PyTree]:
         params, state, x = check_step(self, params, state, x)
-        state, y = self.step_cast(cast(params, self.dtype), state, x)
+        state, y = self.step_cast(self.cast_params(params), state, x)
         return bound.handed_on(state), y
 
     def scan(
         self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
     ) -> tuple[PyTree, PyTree]:
-        return self.scan_cast(cast(params, self.dtype), state, xs, steps, adjoint)
+        return self.scan_cast(self.cast_params(params), state, xs, steps, adjoint)
+
+    def cast_params(self, params: PyTree) -> PyTree:
+        return cast(params, self.dtype)
 
     @abc.abstractmethod
     def step_cast(self, params: PyTree, state: PyTree, x: jax.Array) -> tuple[PyTree, jax.Array]:

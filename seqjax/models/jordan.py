@@ -125,8 +125,8 @@ def init(
     *,
     dtype: Any,
 ) -> dict[str, jax.Array]:
-    shapes = (input_size, hidden_size), (output_size, hidden_size)
-    return _feedback.init(key, *shapes, output_size, inits, dtype)
+    shapes = (input_size, hidden_size), (output_size, hidden_size), (hidden_size, output_size)
+    return _feedback.init(key, *shapes, inits, dtype)
 
 
 def initial_state(output_size: int, params: PyTree, *, dtype: Any) -> JordanState:

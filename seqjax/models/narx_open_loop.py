@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._tree import cast
 from seqjax._types import Array, Key, PyTree
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.bound import Bound
@@ -103,7 +102,7 @@ def warm_start(model: NARX, xs: Array, measured_ys: Array) -> NARXState:
     inputs, time = _checks.series("xs", xs, model.input_spec)
     shape = (time, model.output_size)
     measured = _checks.array("measured_ys", measured_ys, shape, model.input_spec.dtype)
-    of_inputs, of_outputs = model.input_delays[-1], model.feedback.delays[-1]
+    of_inputs, of_outputs = model.input_delays[-1], model.output_delays[-1]
     if time < max(of_inputs, of_outputs):
         expected = f"a history of at least {max(of_inputs, of_outputs)} steps"
         given = f"{time} step{'' if time == 1 else 's'}"
@@ -140,7 +139,7 @@ class OpenLoop(Model):
     def scan(
         self, params: PyTree, state: NARXState, xs: Any, steps: Steps, adjoint: Adjoint
     ) -> tuple[NARXState, jax.Array]:
-        params, feedback = cast(params, self.model.dtype), self.model.feedback
+        params, feedback = self.model.cast_params(params), self.model.feedback
         xs, measured = xs
         x_line, us = self.model.read_inputs(params, state, xs, steps)
         kernel = params["recurrent_kernel"]
@@ -176,7 +175,7 @@ class MixedLoop(OpenLoop):
     def scan(
         self, params: PyTree, state: NARXState, xs: Any, steps: Steps, adjoint: Adjoint
     ) -> tuple[NARXState, jax.Array]:
-        params, feedback = cast(params, self.model.dtype), self.model.feedback
+        params, feedback = self.model.cast_params(params), self.model.feedback
         xs, measured, forced = xs
         x_line, us = self.model.read_inputs(params, state, xs, steps)
         ys = _beside(state.ys, jnp.zeros_like(state.ys))

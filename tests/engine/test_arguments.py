@@ -203,7 +203,8 @@ CALLS = {
     "narx": (
         sj.narx,
         {
-            **SIZES,
+            "input_size": 3,
+            "hidden": 4,
             "output_size": 2,
             "input_delays": (0, 1),
             "output_delays": (1, 2),
@@ -333,6 +334,7 @@ NONE_FITS = re.compile(
 FITS = {
     ("Cell", "name", "a string"),
     ("dense", "activation", "None"),
+    ("narx", "hidden", "output_delays"),
     ("tdnn", "activation", "None"),
     ("unroll", "key", "None"),
     ("trajectory", "key", "None"),

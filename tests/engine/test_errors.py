@@ -18,6 +18,10 @@ params, narx_params = lstm.init(key), narx.init(key)
 xs = np.ones((5, 3))
 
 
+class Drawing(type(sj.dense(3, 3))):
+    stochastic = True
+
+
 def unroll(model=lstm, params=params, xs=xs, state=None, **options):
     return sj.unroll(model, params, xs, state, **options)
 
@@ -74,6 +78,39 @@ ERRORS = [
         lambda: sj.narx(3, 2, 1, output_activation=1),
         TypeError,
         "output_activation: expected a func",
+    ),
+    (
+        lambda: sj.narx(3, jnp.tanh, 1),
+        TypeError,
+        "hidden: expected an integer, a tuple of integers or a seqjax model, got the function tanh",
+    ),
+    (lambda: sj.narx(3, (), 1), ValueError, "hidden: expected at least one size, got none"),
+    (lambda: sj.narx(3, (4, 0), 1), ValueError, r"hidden\[1\]: expected an integer of at least 1"),
+    (lambda: sj.narx(3, lstm, 1), ValueError, "hidden: expected a model without memory.*got lstm"),
+    (
+        lambda: sj.narx(3, sj.bidirectional(sj.dense(3, 3)), 1),
+        ValueError,
+        "hidden: expected a model without memory.*got bidirectional",
+    ),
+    (
+        lambda: sj.narx(3, Drawing(**vars(sj.dense(3, 3))), 1),
+        ValueError,
+        "hidden: expected a model that draws nothing: .*got dense",
+    ),
+    (
+        lambda: sj.narx(3, sj.stack(jnp.tanh, sj.dense(3, 3)), 1),
+        ValueError,
+        r"hidden: .* reads a vector of float64, got stack\(tanh, dense\(3, 3\)\), which reads None",
+    ),
+    (
+        lambda: sj.narx(3, sj.stack(sj.dense(3, 3), jnp.sum), 1),
+        ValueError,
+        r"hidden: .* outputs a vector of float64, got .* outputs float64\[\]",
+    ),
+    (
+        lambda: sj.narx(3, sj.dense(3, 3), 1, dtype=jnp.float32),
+        ValueError,
+        r"hidden: .* reads a vector of float32, got dense\(3, 3\), which reads float64\[3\]",
     ),
     (
         lambda: sj.teacher_force(lstm, params, xs, xs),

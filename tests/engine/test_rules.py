@@ -44,6 +44,7 @@ NARX = {
     name: sj.narx(I, H, 2, output_delays=(1, 4), output_activation=g, dtype=jnp.float64)
     for name, g in {"narx": jnp.sin, "narx-linear": None}.items()
 }
+NARX["narx-deep"] = sj.narx(I, (H, 4), 2, output_delays=(1, 4), dtype=jnp.float64)
 
 
 @pytest.mark.parametrize("name", [*CELLS, *NARX])

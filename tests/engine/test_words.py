@@ -17,6 +17,8 @@ REPRESENTED = [
     "elman(3, 4)",
     "jordan(3, 4, 2, decay=0.5)",
     "narx(3, 4, 2, input_delays=(0, 2))",
+    "narx(3, (5, 4), 2)",
+    "narx(3, residual(dense(5, 5)), 2)",
     "tdnn(3, 2, delays=(0, 4))",
     "dense(3, 2, dtype=float16)",
     "embed(5, 3, dtype=bfloat16, param_dtype=float32)",

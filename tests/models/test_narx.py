@@ -1,5 +1,6 @@
 """NARX in closed loop, in open loop, and in between."""
 
+import dataclasses
 import functools
 
 import jax
@@ -21,7 +22,7 @@ MEASURED = normal(jax.ShapeDtypeStruct((T, 2), jnp.float64), 9)
 ONE_TAP = sj.narx(1, 4, 1, input_delays=(0,), output_delays=(1,), dtype=jnp.float64)
 
 
-def loop(params, xs, state, feed):
+def loop(params, xs, state, feed, network=lambda h: h):
     """The equations, in numpy; `feed(t, y)` is what is fed back of y(t)."""
     inputs, fed, ys = [*state.xs, *xs], list(state.ys), []
     for t in range(len(xs)):
@@ -30,7 +31,7 @@ def loop(params, xs, state, feed):
             z = z + inputs[len(state.xs) + t - delay] @ params["kernel"][number]
         for number, delay in enumerate((1, 3)):
             z = z + fed[len(state.ys) + t - delay] @ params["recurrent_kernel"][number]
-        ys.append(np.tanh(z) @ params["output_kernel"] + params["output_bias"])
+        ys.append(network(np.tanh(z)) @ params["output_kernel"] + params["output_bias"])
         fed.append(feed(t, ys[-1]))
     return np.array(inputs[len(xs) :]), np.array(fed[len(xs) :]), np.array(ys)
 
@@ -47,6 +48,55 @@ def test_closed_loop_is_the_equation():
 def test_open_loop_is_the_equation_on_measured_outputs():
     ours = sj.teacher_force(MODEL, PARAMS, XS, MEASURED, STATE)
     agree(ours, loop(PARAMS, XS, STATE, lambda t, y: MEASURED[t]))
+
+
+def further_layers(params, h):
+    for layer in params:
+        h = np.tanh(h @ layer["kernel"] + layer["bias"])
+    return h
+
+
+def residual_block(params, h):
+    norm, (layer, _) = params
+    deviation = (h - h.mean()) / np.sqrt(h.var() + 1e-5) * norm["scale"] + norm["bias"]
+    return deviation + np.sin(deviation @ layer["kernel"] + layer["bias"])
+
+
+BLOCK = sj.residual(sj.stack(sj.dense(5, 5, dtype=jnp.float64), jnp.sin))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "network"),
+    [
+        ((5, 4, 3), further_layers),
+        (sj.stack(sj.layer_norm(5, dtype=jnp.float64), BLOCK), residual_block),
+    ],
+    ids=["three layers", "a model"],
+)
+def test_a_hidden_network_is_computed_between_the_layers(hidden, network):
+    model = dataclasses.replace(MODEL, hidden=hidden)
+    params, xs, state = problem(model, T)
+    between = lambda h: network(params["hidden"], h)
+    agree(sj.unroll(model, params, xs, state), loop(params, xs, state, lambda t, y: y, between))
+    ours = sj.teacher_force(model, params, xs, MEASURED, state)
+    agree(ours, loop(params, xs, state, lambda t, y: MEASURED[t], between))
+
+
+def test_parameters_of_a_hidden_model_are_cast_by_that_alone():
+    """Its float32 kernel of 1 + 2⁻¹⁰ would be 1 in the dtype of the model around it."""
+    half, single = (sj.dense(1, 1, use_bias=False, dtype=t) for t in (jnp.bfloat16, jnp.float32))
+    widen = lambda h: h.astype(jnp.float32)
+    magnify = lambda h: (1024 * (h - 1)).astype(jnp.bfloat16)
+    model = sj.narx(1, sj.stack(half, widen, single, magnify), 1, dtype=jnp.bfloat16)
+    params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))
+    hidden = jax.tree.map(jnp.ones_like, params["hidden"])
+    hidden[2]["kernel"] += 2**-10
+    params |= {"hidden": hidden, "output_kernel": jnp.ones((1, 1), jnp.bfloat16)}
+    params["bias"] += 20  # tanh is 1
+    xs = jnp.zeros((3, 1), jnp.bfloat16)
+    closed, open_loop = sj.unroll(model, params, xs), sj.teacher_force(model, params, xs, xs)
+    assert closed[1].tolist() == open_loop[1].tolist() == [[1.0]] * 3
+    assert model.step(params, model.initial_state(params), xs[0])[1].tolist() == [1.0]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -173,6 +173,17 @@ def _stochastic(dtype):
     )
 
 
+def _narx_of_blocks(dtype):
+    """Its hidden network is a model: a norm, a layer with a function behind it, a residual one."""
+    hidden = sj.stack(
+        sj.layer_norm(6, dtype=dtype),
+        sj.dense(6, 4, dtype=dtype),
+        jnp.tanh,
+        sj.residual(sj.dense(4, 4, activation=jax.nn.relu, dtype=dtype)),
+    )
+    return sj.narx(I, hidden, 2, output_delays=(1, 3), output_activation=jnp.tanh, dtype=dtype)
+
+
 CASES = [
     Case("rnn", lambda dtype: sj.rnn(I, 4, dtype=dtype)),
     Case("rnn-relu", lambda dtype: sj.rnn(I, 4, activation=jax.nn.relu, dtype=dtype), variant=True),
@@ -275,6 +286,12 @@ CASES = [
             dtype=dtype,
         ),
     ),
+    Case(
+        "narx-deep",
+        lambda dtype: sj.narx(I, (5, 4), 2, output_delays=(1, 3), dtype=dtype),
+        variant=True,
+    ),
+    Case("narx-own-hidden", _narx_of_blocks, variant=True),
     Case(
         "bidirectional",
         lambda dtype: sj.bidirectional(
