@@ -29,6 +29,7 @@ from seqjax.models.memory import MemoryState, memory
 from seqjax.models.min_gru import min_gru
 from seqjax.models.min_lstm import min_lstm
 from seqjax.models.narx import NARXState, narx
+from seqjax.models.narx_ahead import predict_ahead
 from seqjax.models.narx_open_loop import teacher_force, warm_start
 from seqjax.models.norms import layer_norm, rms_norm
 from seqjax.models.rg_lru import rg_lru
@@ -72,6 +73,7 @@ __all__ = [
     "min_gru",
     "min_lstm",
     "narx",
+    "predict_ahead",
     "residual",
     "rg_lru",
     "rms_norm",

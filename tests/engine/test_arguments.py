@@ -258,6 +258,21 @@ CALLS = {
         },
     ),
     "trajectory": (sj.trajectory, {**UNROLL, "perturb": None}),
+    "predict_ahead": (
+        sj.predict_ahead,
+        {
+            "model": NARX,
+            "params": NARX_PARAMS,
+            "xs": XS,
+            "measured_ys": YS,
+            "state": None,
+            "steps_ahead": 2,
+            "length": None,
+            "mask": None,
+            "reset": None,
+            "reverse": False,
+        },
+    ),
     "unroll": (sj.unroll, {"model": LSTM, **UNROLL}),
     "weight_drop": (
         sj.weight_drop,

@@ -128,6 +128,11 @@ ERRORS = [
         r"forced: expected bool\[5\], got bool\[4\]",
     ),
     (
+        lambda: sj.predict_ahead(narx, narx_params, xs, xs[:, :2], steps_ahead=0),
+        ValueError,
+        "steps_ahead: expected an integer of at least 1, got 0",
+    ),
+    (
         lambda: sj.warm_start(narx, xs, xs[:4, :2]),
         ValueError,
         r"measured_ys: expected .*\[5, 2\], got",

@@ -58,6 +58,7 @@ PUBLIC = [
     "min_gru",
     "min_lstm",
     "narx",
+    "predict_ahead",
     "residual",
     "rg_lru",
     "rms_norm",
