@@ -52,6 +52,7 @@ RULES = {
     "seqjax/models/_feedback.py": ["layers_vjp", "output", "output_vjp"],
     "seqjax/models/jordan.py": ["activate_vjp"],
     "seqjax/models/narx.py": ["activate_vjp", "preactivate_vjp"],
+    "seqjax/models/narx_ahead.py": ["scan", "_repeat", "_delayed"],
     "seqjax/models/rg_lru.py": ["_bounded_sqrt_jvp"],
     "seqjax/models/_delay_line.py": ["_convolve", "_gather", "_grid", "extend", "read_series"],
     "seqjax/models/_recurrent_dropout.py": ["dropped"],
@@ -154,6 +155,7 @@ QUICK = {
     "seqjax/models/_feedback.py": "its_function and (jordan or narx)",
     "seqjax/models/jordan.py": "its_function and jordan",
     "seqjax/models/narx.py": "its_function and narx",
+    "seqjax/models/narx_ahead.py": "tests/models/test_narx_ahead.py",
     "seqjax/models/rg_lru.py": "tests/models/test_linear.py",
     "seqjax/models/_delay_line.py": "tests/models/test_tdnn.py",
     "seqjax/compose/stack.py": "tests/models/test_bidirectional.py tests/laws/test_masking.py",
@@ -267,6 +269,12 @@ EQUIVALENT: dict[str, str] = {
     "_delay_line.extend: (line.shape[0], 0) -> (0, line.shape[0])": "no rows before, none after",
     "_delay_line._grid: delay - delays[0] -> delays[0] - delay": "a divisor has no sign",
     "_delay_line._grid: 1 -> 2": "of a single delay: there is no gap to fill",
+    "narx_ahead.scan: min(self.steps_ahead, time) if isinstance(time, int) else self.steps_ahead "
+    "-> self.steps_ahead": "passes beyond the length of the record change nothing",
+    "narx_ahead.scan: delay < ahead -> delay <= ahead": "what lies as far back is measured",
+    "narx_ahead._repeat: 1 -> 2, in us, fed = fill(steps.valid, (us, jnp.concatenate(read, "
+    "axis=1)))": "a step flattens what it reads",
+    "narx_ahead._repeat: False -> True": "common subexpressions are no other numbers",
     "matmul._transpose_add: sum_rows(cotangent, cotangent.ndim - 1) if ad.is_undefined_primal(bias)"
     " else None -> sum_rows(cotangent, cotangent.ndim - 1)": UNASKED,
     "matmul._transpose_add: cotangent if ad.is_undefined_primal(y) else None -> cotangent": UNASKED,

@@ -147,10 +147,10 @@ class StepsAhead(Model):
         def predict(line: jax.Array, _: None) -> tuple[jax.Array, None]:
             params, us, y_line = narrow(wide)
             read = [
-                _delayed(delay, y_line, ys, steps)
-                for delay, ys in zip(reversed(near), feedback.history.read(line), strict=True)
+                _delayed(delay, y_line, before, steps)
+                for delay, before in zip(reversed(near), feedback.history.read(line), strict=True)
             ]
-            us, fed = fill(steps.valid, (us, jnp.stack(read, axis=1)))
+            us, fed = fill(steps.valid, (us, jnp.concatenate(read, axis=1)))
             ys = jax.vmap(feedback.output)(over_steps(feedback.preactivate, params, fed, us))
             return feedback.history.push(line, ys), None
 
@@ -164,7 +164,6 @@ class StepsAhead(Model):
 
 
 def _delayed(delay: int, y_line: jax.Array, ys: jax.Array, steps: Steps) -> jax.Array:
-    """What each step reads of a series, [T, O], so many valid steps back; y_line is before it."""
+    """What each step reads of a series so many valid steps back, [T, 1, O]; y_line is before it."""
     before = y_line[y_line.shape[0] - delay :]
-    entering = Delays((delay,)).entering(before, jnp.zeros_like(before), ys, steps)
-    return entering[:, 0]
+    return Delays((delay,)).entering(before, jnp.zeros_like(before), ys, steps)

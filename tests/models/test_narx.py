@@ -198,7 +198,6 @@ def test_open_loop_is_exported_for_any_length():
         return (
             sj.teacher_force(MODEL, PARAMS, xs, measured)[1],
             sj.teacher_force(MODEL, PARAMS, xs, measured, forced=forced)[1],
-            sj.predict_ahead(MODEL, PARAMS, xs, measured, steps_ahead=2, mask=forced)[1],
             sj.warm_start(MODEL, xs, measured),
         )
 

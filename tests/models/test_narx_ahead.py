@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from support.comparison import assert_close, floats
 from support.oracles import weighted
 from support.table import astype, normal, problem
@@ -79,6 +80,20 @@ def test_it_is_open_loop_one_step_ahead_and_a_free_run_beyond_the_record():
     free = sj.unroll(MODEL, PARAMS, XS, STATE, **options)[1]
     np.testing.assert_allclose(all_ahead, free, atol=1e-13)
     assert_close(floats(state), floats(one[0]), 0)  # that of what was measured, always
+
+
+def test_it_is_exported_for_any_length():
+    """Also for records shorter than the prediction."""
+    (steps,) = export.symbolic_shape("t", constraints=["t >= 3"])
+    spec = lambda size: jax.ShapeDtypeStruct((steps, size), jnp.float64)
+
+    def run(xs, measured):
+        return sj.predict_ahead(MODEL, PARAMS, xs, measured, steps_ahead=5, mask=xs[:, 0] > -1)
+
+    exported = export.export(jax.jit(run))(spec(3), spec(2)).call
+    for time in (3, T):
+        at = XS[:time], MEASURED[:time]
+        assert_close(floats(exported(*at)), floats(run(*at)), 1e-12)
 
 
 def test_derivatives_in_both_modes_are_the_difference_of_the_loop():
