@@ -74,6 +74,9 @@ class DenseLayers(Pointwise):
     dtype: Any
     param_dtype: Any
 
+    def __repr__(self) -> str:
+        return f"stack({', '.join(map(repr, self.layers))})"  # by its public name
+
     @property
     def input_spec(self) -> jax.ShapeDtypeStruct:  # type: ignore[override]  # a field of most kinds
         return jax.ShapeDtypeStruct(self.sizes[:1], self.dtype)

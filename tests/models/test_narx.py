@@ -75,6 +75,8 @@ BLOCK = sj.residual(sj.stack(sj.dense(5, 5, dtype=jnp.float64), jnp.sin))
 )
 def test_a_hidden_network_is_computed_between_the_layers(hidden, network):
     model = dataclasses.replace(MODEL, hidden=hidden)
+    assert [*model.parts] == ["hidden"]
+    assert " object at " not in repr(model.parts)
     params, xs, state = problem(model, T)
     between = lambda h: network(params["hidden"], h)
     agree(sj.unroll(model, params, xs, state), loop(params, xs, state, lambda t, y: y, between))
