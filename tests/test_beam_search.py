@@ -108,7 +108,9 @@ def test_a_batch_of_prompts_is_a_loop_of_lists():
     assert len({*stops.ravel().tolist()}) > 3
 
 
-@pytest.mark.parametrize("options", [{}, {"stop": STOP, "process_logits": penalize}], ids=("", "stop-process_logits"))
+@pytest.mark.parametrize(
+    "options", [{}, {"stop": STOP, "process_logits": penalize}], ids=("", "stop-process_logits")
+)
 def test_one_beam_is_greedy(options):
     greedy = lambda prompt: sj.generate(MODEL, PARAMS, prompt, 9, key=K, temperature=0, **options)
     state, symbols = jax.jit(jax.vmap(greedy))(PROMPTS)

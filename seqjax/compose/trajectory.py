@@ -82,6 +82,7 @@ class Traced(StreamedModel):
     model: Model
     input_spec = None
     opaque = True
+    passing = True
 
     @property
     def parts(self) -> dict[str, Model]:  # type: ignore[override]  # constant for most kinds

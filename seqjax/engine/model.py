@@ -68,6 +68,8 @@ class Model(abc.ABC):
         where it is not, or where V is unknown.
       causal: whether y(t) depends on no input after t; if not, `scan` is given the whole series.
       opaque: whether a step is one function, whose work cannot be parallelized over time.
+      passing: whether it is made for one call around a lasting model, its first field: compiled
+        programs are kept as long as that one lives.
     """
 
     input_spec: jax.ShapeDtypeStruct | None
@@ -79,6 +81,7 @@ class Model(abc.ABC):
     vocabulary_size: int | None = None
     causal: bool = True
     opaque: bool = False
+    passing: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -38,10 +38,17 @@ def compiled(function: Callable, model: Any, static: tuple[str, ...], operands: 
     """
     if any(map(is_staged, jax.tree.leaves(operands))):
         return partial(function, model)
-    known = _COMPILED.setdefault(model, {})
-    if function not in known:
-        itself = weakref.ref(model)
-        known[function] = jax.jit(
-            lambda *args, **options: function(itself(), *args, **options), static_argnames=static
-        )
-    return known[function]
+    lasting, made_of = model, ()
+    if model.passing:  # the model inside lives longer
+        lasting, *others = vars(model).values()
+        made_of = (type(model), *others)
+    known = _COMPILED.setdefault(lasting, {})
+    if (function, *made_of) not in known:
+        itself = weakref.ref(lasting)
+
+        def run(*args: Any, **options: Any) -> Any:
+            model = made_of[0](itself(), *made_of[1:]) if made_of else itself()
+            return function(model, *args, **options)
+
+        known[function, *made_of] = jax.jit(run, static_argnames=static)
+    return known[function, *made_of]

@@ -41,7 +41,7 @@ def _check_model(name: str, model: Model, dtype: Any) -> Model:
     _checks.hashable(name, model, "make it a frozen dataclass of hashable fields")
     if model.receptive_field != 1 or not model.causal or _has_state(model):
         expected = "a model without memory: what is remembered are the delayed inputs and outputs"
-    elif getattr(model, "stochastic", False):
+    elif model.stochastic:
         expected = "a model that draws nothing: a step of this one is given no random key"
     else:
         for verb, spec in {"reads": model.input_spec, "outputs": model.output_spec}.items():

@@ -105,6 +105,7 @@ class StepsAhead(Model):
     model: NARX
     steps_ahead: int
     input_spec = None
+    passing = True
 
     def init(self, key: Key) -> PyTree:
         return self.model.init(key)

@@ -116,6 +116,7 @@ class OpenLoop(Model):
 
     model: NARX
     input_spec = None
+    passing = True
 
     def init(self, key: Key) -> PyTree:
         return self.model.init(key)

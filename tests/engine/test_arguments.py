@@ -257,7 +257,7 @@ CALLS = {
             "mask": None,
         },
     ),
-    "trajectory": (sj.trajectory, {**UNROLL, "perturb": None}),
+    "trajectory": (sj.trajectory, {"model": LSTM, **UNROLL, "perturb": None}),
     "predict_ahead": (
         sj.predict_ahead,
         {

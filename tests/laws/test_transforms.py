@@ -114,6 +114,20 @@ def test_symbols_generated_outside_jit_compile_once():
     assert compilations(lambda: (search(0.7), search(0))) == 0
 
 
+@pytest.mark.parametrize("way", ["teacher_force", "forced", "predict_ahead", "trajectory"])
+def test_what_is_made_around_a_model_for_one_call_compiles_once(way):
+    model = sj.narx(I, 4, 2)
+    params, xs, measured = model.init(KEY), jnp.ones((5, I)), jnp.ones((5, 2))
+    calls = {
+        "teacher_force": lambda xs: sj.teacher_force(model, params, xs, measured),
+        "forced": lambda xs: sj.teacher_force(model, params, xs, measured, forced=xs[:, 0] > 1),
+        "predict_ahead": lambda xs: sj.predict_ahead(model, params, xs, measured, steps_ahead=2),
+        "trajectory": lambda xs: sj.trajectory(model, params, xs),
+    }
+    assert compilations(lambda: calls[way](xs)) > 0
+    assert compilations(lambda: calls[way](xs)) == 0
+
+
 FACTORIES = {
     "rnn": lambda: sj.rnn(I, 4, activation=jax.nn.relu),
     "lstm": lambda: sj.lstm(I, 4, forget_bias=1.0, learn_initial_state=True),
