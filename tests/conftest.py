@@ -41,11 +41,20 @@ FAST = (
 )
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--share", default="1/1", help="K/N: every Nth test, from the Kth on")
+
+
+def pytest_collection_modifyitems(config, items):
+    share, shares = map(int, config.getoption("--share").split("/"))
     for item in items:
         name = item.nodeid.removeprefix("tests/")
         if name.startswith(FAST) and item.get_closest_marker("slow") is None:
             item.add_marker(pytest.mark.fast)
+    if shares > 1:
+        others = [item for number, item in enumerate(items) if (number - share) % shares]
+        config.hook.pytest_deselected(items=others)
+        items[:] = items[share % shares :: shares]
 
 
 @pytest.fixture(autouse=True, scope="module")
