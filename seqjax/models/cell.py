@@ -185,9 +185,17 @@ class Cell(StreamedModel):
     def preactivation_bytes(self, params: PyTree, state: PyTree, x: PyTree) -> int:
         def preactivations(params: PyTree, state: PyTree, x: PyTree) -> PyTree:
             params = self._cast(params)
-            return self.preactivate(params, state, self.project_step(params, (x, None)))
+            z = self.preactivate(params, state, self.project_step(params, (x, None)))
+            if self.coefficients is None:
+                return z
+            # Where x(t) is (a(t), b(t)), nothing is formed for which a chunk could save memory.
+            given = set(map(id, jax.tree.leaves(x)))
+            formed = [leaf for leaf in jax.tree.leaves(z) if id(leaf) not in given]
+            both = jax.tree.leaves(self.coefficients(z))
+            return formed or [leaf for leaf in both if id(leaf) not in given]
 
-        return size_in_bytes(jax.eval_shape(preactivations, params, state, x))
+        size = size_in_bytes(jax.eval_shape(preactivations, params, state, x))
+        return size if self.coefficients is None else max(1, size)
 
     def scan(
         self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint

@@ -1,5 +1,6 @@
 """Affine recurrences: as a loop and as an associative scan, the same numbers and gradients."""
 
+import dataclasses
 import functools
 
 import jax
@@ -146,3 +147,15 @@ def test_refusals():
         sj.BPTT(scan="tree")
     with pytest.raises(ValueError, match='scan: expected "loop" or None where clip is given'):
         sj.BPTT(scan="associative", clip=1.0)
+
+
+def test_what_is_given_needs_no_chunk():
+    """Where x(t) is (a(t), b(t)) itself, nothing is formed of which a chunk would store less."""
+    given = sj.Cell(
+        init=lambda key: (), initial_state=lambda params: jnp.zeros(4), coefficients=lambda z: z
+    )
+    formed = dataclasses.replace(given, coefficients=lambda z: (jnp.tanh(z[0]), z[1]))
+    projected = dataclasses.replace(given, project=lambda params, x: (x[0] / 2, x[1]))
+    x = jnp.ones(4), jnp.ones(4)
+    sizes = [cell.preactivation_bytes((), x[0], x) for cell in (given, formed, projected)]
+    assert sizes == [1, x[0].nbytes, x[0].nbytes]

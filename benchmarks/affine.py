@@ -1,0 +1,162 @@
+"""Linear recurrences against an associative scan, memax, discretax and one pass over memory.
+
+    python -m benchmarks.affine     # writes benchmarks/results/affine_<device>.json
+
+First h(t) = a(t) ∘ h(t-1) + b(t) alone, of a and b that are given, by `sj.Cell(coefficients=…)` as a
+loop (what it is on a CPU) and as an associative scan, against a `lax.scan` and a
+`lax.associative_scan` that JAX differentiates. Beside them one streaming pass over the arrays that
+the recurrence must read and write: forward a, b and h; with the gradient a, h, ∂L/∂h, ∂L/∂a and ∂L/∂b
+besides. Then the LRU as a layer, in a batch, against those of memax and discretax. All in turn in one
+process, by wall clock. A peer that is not installed is left out: discretax needs Python 3.12.
+"""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import seqjax as sj
+from benchmarks.machine import device, slug
+from benchmarks.timing import interleaved, rounded
+
+RESULTS = Path(__file__).resolve().parent / "results"
+ALONE = ((1024, 1024), (1024, 8192), (16384, 256))  # T, F
+LAYERS = ((1024, 8, 128), (4096, 1, 128), (256, 32, 256))  # T, B, F; as many states
+
+
+def bare(features):
+    """A cell whose x(t) is (a(t), b(t))."""
+    return sj.Cell(
+        init=lambda key: (),
+        initial_state=lambda params: jnp.zeros(features),
+        coefficients=lambda z: z,
+    )
+
+
+def combine(earlier, later):
+    return later[0] * earlier[0], later[0] * earlier[1] + later[1]
+
+
+def alone(features):
+    """Functions `(a, b) -> h`, [T, F] each."""
+    cell = bare(features)
+
+    def scan(a, b):
+        def step(h, at):
+            h = at[0] * h + at[1]
+            return h, h
+
+        return lax.scan(step, jnp.zeros(features), (a, b))[1]
+
+    return {
+        "loop": lambda a, b: sj.unroll(cell, (), (a, b), adjoint=sj.BPTT(scan="loop"))[1],
+        "associative": lambda a, b: sj.unroll(
+            cell, (), (a, b), adjoint=sj.BPTT(scan="associative")
+        )[1],
+        "lax.scan": scan,
+        "lax.associative_scan": lambda a, b: lax.associative_scan(combine, (a, b))[1],
+    }
+
+
+def measure_alone(shape, seconds):
+    keys = jax.random.split(jax.random.key(0), 5)
+    a = jax.random.uniform(keys[0], shape, minval=0.5, maxval=1.0)
+    b, weights, *others = (jax.random.normal(key, shape) for key in keys[1:])
+    for what in ("forward", "gradient"):
+        calls = {}
+        for name, run in alone(shape[1]).items():
+            loss = lambda a, b, run=run: jnp.vdot(weights, run(a, b))
+            function = run if what == "forward" else jax.grad(loss, (0, 1))
+            calls[name] = partial(jax.jit(function).lower(a, b).compile(), a, b)
+        if what == "forward":
+            calls["streaming"] = partial(jax.jit(jnp.add), a, b)
+        else:  # eight arrays: h is written and read; the gradients of a and b are written
+            passes = lambda *x: (x[0] + x[1], x[2] + x[3], x[4] + x[0])
+            calls["streaming"] = partial(jax.jit(passes), a, b, weights, *others)
+        ms = interleaved(calls, seconds)
+        yield {
+            "what": f"h alone, {what}",
+            "shape": list(shape),
+            "ms": rounded(ms),
+            "lax.associative_scan/loop": round(ms["lax.associative_scan"] / ms["loop"], 2),
+            "loop/streaming": round(ms["loop"] / ms["streaming"], 2),
+        }
+
+
+def layers(features):
+    """Functions `(params, xs) -> ys` of one series, with their parameters."""
+    key = jax.random.key(0)
+    ours = sj.lru(features, features, features)
+    found = {"seqjax": (ours.init(key), lambda params, xs: sj.unroll(ours, params, xs)[1])}
+    parallel = sj.BPTT(scan="associative")
+    found["seqjax, associative"] = (
+        ours.init(key),
+        lambda params, xs: sj.unroll(ours, params, xs, adjoint=parallel)[1],
+    )
+    try:
+        import equinox as eqx
+        from memax.equinox.semigroups.lru import LRU
+    except ImportError:
+        print("without memax, which is not installed")
+    else:
+        memax, fixed = eqx.partition(LRU(features, features, key), eqx.is_inexact_array)
+        found["memax"] = (memax, partial(run_memax, fixed))
+    try:
+        import equinox as eqx
+        from discretax.sequence_mixers.lru import LRUSequenceMixer
+    except ImportError:
+        print("without discretax, which is not installed")
+    else:
+        mixer = LRUSequenceMixer(features, key, state_dim=features)
+        discretax, rest = eqx.partition(mixer, eqx.is_inexact_array)
+        found["discretax"] = (
+            discretax,
+            lambda params, xs: eqx.combine(params, rest)(xs, key),
+        )
+    return found
+
+
+def run_memax(fixed, params, xs):
+    import equinox as eqx
+
+    model = eqx.combine(params, fixed)
+    start = jnp.zeros(len(xs), bool)  # of a series that begins anew
+    return model(model.initialize_carry(), (xs, start))[1]
+
+
+def measure_layer(shape, seconds):
+    steps, batch, features = shape
+    xs, weights = jax.random.normal(jax.random.key(1), (2, batch, steps, features))
+    for what in ("forward", "gradient"):
+        calls = {}
+        for name, (params, run) in layers(features).items():
+            batched = jax.vmap(run, (None, 0))
+            loss = lambda params, xs, batched=batched: jnp.sum(weights * batched(params, xs))
+            function = batched if what == "forward" else jax.grad(loss, (0, 1))
+            calls[name] = partial(jax.jit(function).lower(params, xs).compile(), params, xs)
+        ms = interleaved(calls, seconds)
+        peers = [time for name, time in ms.items() if not name.startswith("seqjax")]
+        best = {"best peer/seqjax": round(min(peers) / ms["seqjax"], 2)} if peers else {}
+        yield {"what": f"LRU, {what}", "shape": list(shape), "ms": rounded(ms), **best}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=10.0, help="of timing for each row")
+    options = parser.parse_args()
+    rows = []
+    for measure, shapes in ((measure_alone, ALONE), (measure_layer, LAYERS)):
+        for shape in shapes:
+            for row in measure(shape, options.seconds):
+                rows.append(row)
+                print(row, flush=True)
+    report = {"device": device(), "jax": jax.__version__, "seqjax": sj.__version__, "rows": rows}
+    (RESULTS / f"affine_{slug()}.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
