@@ -2,12 +2,13 @@
 
     python -m benchmarks.affine     # writes benchmarks/results/affine_<device>.json
 
-First h(t) = a(t) ∘ h(t-1) + b(t) alone, of a and b that are given, by `sj.Cell(coefficients=…)` as a
-loop (what it is on a CPU) and as an associative scan, against a `lax.scan` and a
+First h(t) = a(t) ∘ h(t-1) + b(t) alone, of a and b that are given, by `sj.Cell(coefficients=…)` as
+a loop (what it is on a CPU) and as an associative scan, against a `lax.scan` and a
 `lax.associative_scan` that JAX differentiates. Beside them one streaming pass over the arrays that
-the recurrence must read and write: forward a, b and h; with the gradient a, h, ∂L/∂h, ∂L/∂a and ∂L/∂b
-besides. Then the LRU as a layer, in a batch, against those of memax and discretax. All in turn in one
-process, by wall clock. A peer that is not installed is left out: discretax needs Python 3.12.
+the recurrence must read and write: forward a, b and h; with the gradient h again, ∂L/∂h, ∂L/∂a and
+∂L/∂b besides. Then the LRU as a layer, in a batch, against those of memax and discretax. All in
+turn in one process, by wall clock. A peer that is not installed is left out: discretax is for
+Python 3.12.
 """
 
 import argparse
@@ -74,8 +75,8 @@ def measure_alone(shape, seconds):
             calls[name] = partial(jax.jit(function).lower(a, b).compile(), a, b)
         if what == "forward":
             calls["streaming"] = partial(jax.jit(jnp.add), a, b)
-        else:  # eight arrays: h is written and read; the gradients of a and b are written
-            passes = lambda *x: (x[0] + x[1], x[2] + x[3], x[4] + x[0])
+        else:  # what is read and written, eight arrays: a, b, h; a, h, ∂L/∂h; ∂L/∂a, ∂L/∂b
+            passes = lambda *x: (x[0] + x[1], x[2] + x[3], -x[4])
             calls["streaming"] = partial(jax.jit(passes), a, b, weights, *others)
         ms = interleaved(calls, seconds)
         yield {

@@ -233,6 +233,30 @@ def test_the_table_of_blocks_is_that_of_the_committed_results():
     assert f"jax {report['jax']}; `benchmarks/block.py`" in BENCHMARKS
 
 
+def test_the_table_of_linear_recurrences_is_that_of_the_committed_results():
+    report = results("affine")
+    words, ratios = " ".join(BENCHMARKS.split()), {}
+    for row in report["rows"]:
+        of, what = row["what"].split(", ")
+        cells = [
+            ", ".join(map(str, row["shape"])),
+            what,
+            *(f"{ms:.3g}" for ms in row["ms"].values()),
+        ]
+        assert f"| {' | '.join(cells)} |" in BENCHMARKS
+        for name in ("lax.associative_scan/loop", "loop/streaming", "best peer/seqjax"):
+            if name in row:
+                ratios.setdefault((name, what), []).append(row[name])
+    sentences = {
+        "lax.associative_scan/loop": "takes {} times the time of the loop {}",
+        "loop/streaming": "the loop {} times that of the pass {}",
+        "best peer/seqjax": "the better of the two peers {} times the time of `sj.lru` {}",
+    }
+    for (name, what), found in ratios.items():
+        assert sentences[name].format(f"{min(found):.1f} to {max(found):.1f}", what) in words
+    assert f"jax {report['jax']}; `benchmarks/affine.py`" in BENCHMARKS
+
+
 def test_what_is_said_of_the_character_model_is_true_of_the_committed_results():
     path = ROOT / "benchmarks" / "results" / "char_rnn_vs_torch.json"
     found = json.loads(path.read_text())["results"]
