@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import optax
 
 from seqjax import _checks
+from seqjax._devices import DataParallel, data_parallel
 from seqjax._tree import is_traced, wide_dtype
 from seqjax._types import Array, PyTree
 from seqjax.ops._jax import buffer_of
 
-__all__ = ["Report", "make_step", "masked_mean"]
+__all__ = ["DataParallel", "Report", "data_parallel", "make_step", "masked_mean"]
 
 
 class Report(NamedTuple):

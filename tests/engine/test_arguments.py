@@ -284,6 +284,7 @@ CALLS = {
         sj.testing.check_cell,
         {"model": HIGHPASS, "x": jnp.ones(()), "draws": 1, "steps": 2},
     ),
+    "train.data_parallel": (sj.train.data_parallel, {"devices": jax.devices()}),
     "train.make_step": (
         sj.train.make_step,
         {"loss": OWN_FUNCTION, "optimizer": optax.sgd(0.1), "has_aux": False},
@@ -330,7 +331,8 @@ CALLS = {
 }
 NOT_CALLED = {  # classes that hold what is given, and have no checks of their own
     "Adjoint", "Autodiff", "DropoutState", "Model", "JordanState", "LSTMState", "MemoryState",
-    "NARXState", "SLSTMState", "interop", "static_partial", "testing", "train", "train.Report",
+    "NARXState", "SLSTMState", "interop", "static_partial", "testing", "train",
+    "train.DataParallel", "train.Report",
 }  # fmt: skip
 WRONG = {
     "a tensor": ForeignTensor(4, 4),
@@ -351,6 +353,7 @@ FITS = {
     ("dense", "activation", "None"),
     ("narx", "hidden", "output_delays"),
     ("tdnn", "activation", "None"),
+    ("train.data_parallel", "devices", "None"),
     ("unroll", "key", "None"),
     ("trajectory", "key", "None"),
     ("trajectory", "perturb", "None"),

@@ -18,7 +18,17 @@ MODULES = {
 }
 # Each wing imports from those before it and from itself.
 WINGS = [
-    {"_types", "_messages", "_checks", "_tree", "_static", "_tokens", "_pickling", "_gradients"},
+    {
+        "_types",
+        "_messages",
+        "_checks",
+        "_tree",
+        "_static",
+        "_tokens",
+        "_pickling",
+        "_gradients",
+        "_devices",
+    },
     {"ops"},
     {"engine"},
     {"models"},

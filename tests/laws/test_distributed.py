@@ -123,12 +123,11 @@ def on_eight_devices(*names):
                 with context():
                     program = gradient(function).lower(*shared).compile()
                 ours = program(*shared)
-                kinds = r" (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
                 d_xs = [leaf for leaf in ours if leaf.shape == at[1]["xs"].shape]
                 yield {
                     "where": f"{name}, {own}, {common}, {way}",
                     "error": relative_error(jax.device_get(ours), theirs),
-                    "kinds": sorted(set(re.findall(kinds, program.as_text()))),
+                    "kinds": kinds_of(program),
                     "d_xs stays split": all(
                         d.sharding.is_equivalent_to(split, d.ndim) for d in d_xs
                     ),
@@ -177,6 +176,68 @@ def as_one_process_of_two(port, process):
         }
 
 
+def training():
+    """Three updates with draws, on eight devices and on one."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from support.comparison import floats, relative_error
+
+    import seqjax as sj
+
+    model = sj.stack(
+        sj.dropout(0.3, shared_over_time=True),
+        sj.zoneout(sj.lstm(3, 8, recurrent_dropout=0.1), 0.2),
+        sj.dense(8, 1),
+    )
+
+    def loss(params, states, xs, keys):
+        read = lambda state, xs, key: sj.unroll(model, params, xs, state, key=key)
+        states, ys = jax.vmap(read)(states, xs, keys)
+        return jnp.mean(ys**2), states
+
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    step = sj.train.make_step(loss, optimizer, has_aux=True)
+    first = model.init(jax.random.key(0))
+    batch = (
+        jax.vmap(model.initial_state, in_axes=None, axis_size=16)(first),
+        jax.random.normal(jax.random.key(1), (16, 10, 3)),
+        jax.random.split(jax.random.key(2), 16),
+    )
+
+    def run(devices):
+        params = devices.everywhere(first)
+        opt_state, (states, xs, keys) = devices.everywhere(optimizer.init(params)), batch
+        states, xs, keys = devices.split((states, xs, keys))
+        for _ in range(3):
+            params, opt_state, report = step(params, opt_state, states, xs, keys)
+            states = report.aux
+        return params, opt_state, states, report.loss
+
+    all_devices = sj.train.data_parallel()
+    ours, theirs = run(all_devices), run(sj.train.data_parallel(jax.devices()[:1]))
+    at = all_devices.everywhere(first), *all_devices.split(batch)
+    program = jax.jit(jax.grad(lambda *at: loss(*at)[0])).lower(*at).compile()
+    try:
+        all_devices.split({"xs": jnp.ones((12, 3))})
+    except ValueError as error:
+        refused = str(error)
+    yield {
+        "error": relative_error(*(jax.device_get(floats(found)) for found in (ours, theirs))),
+        "kinds": kinds_of(program),
+        "params are everywhere": all(p.is_fully_replicated for p in jax.tree.leaves(ours[:2])),
+        "states stay split": not any(s.is_fully_replicated for s in floats(ours[2])),
+        "kept": not any(p.is_deleted() for p in jax.tree.leaves(first)),
+        "refused": refused,
+    }
+
+
+def kinds_of(program):
+    """The ways in which the devices communicate."""
+    kinds = r" (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
+    return sorted(set(re.findall(kinds, program.as_text())))
+
+
 # Running them.
 def start(devices, *arguments):
     tests = pathlib.Path(__file__).resolve().parents[1]
@@ -223,6 +284,19 @@ def test_a_batch_over_eight_devices(part):
         assert result["error"] <= 1e-10, result
         assert result["kinds"] == ALL_REDUCE_ONLY, result
         assert result["d_xs stays split"], result
+
+
+def test_training_over_eight_devices():
+    (found,) = results(start(DEVICES, "training"))
+    assert found.pop("error") <= 1e-10
+    assert found == {
+        "kinds": ALL_REDUCE_ONLY,
+        "params are everywhere": True,
+        "states stay split": True,
+        "kept": True,
+        "refused": "tree['xs']: expected an array whose leading axis 8 devices divide, "
+        "got float64[12, 3]",
+    }
 
 
 def test_two_processes_with_half_of_the_batch_each():
