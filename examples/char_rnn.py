@@ -29,6 +29,7 @@ import seqjax as sj
 
 try:
     from _char_rnn.checkpoints import interruptible, open_checkpoints, restore, resume, save
+    from _char_rnn.devices import claim_cores, open_devices, split_if_divisible
     from _char_rnn.figures import draw_activation, draw_curves
     from _char_rnn.model import activations, initial_states, make_model
     from _char_rnn.options import parse, parser
@@ -69,6 +70,7 @@ def make_loss(model: sj.Model):
 
 
 def train(options, checkpoints):
+    devices = open_devices(options)
     batch, span, out = options.batch_size, options.seq_length, Path(options.out)
     data = read_data(options)
     model = make_model(len(data.vocabulary), options)
@@ -79,31 +81,34 @@ def train(options, checkpoints):
     step = sj.train.make_step(loss, optimizer, has_aux=True)
     write = make_writer(model, data.vocabulary, options)
 
+    val = split_if_divisible(devices, data.val.swapaxes(0, 1))
+
     @jax.jit
-    def evaluate(params):
+    def evaluate(params, val):
         swap = lambda nats, states: (states, nats)
         read = lambda states, symbols: swap(*loss(params, states, symbols))
-        states = initial_states(model, params, data.val.shape[1])
-        return jax.lax.scan(read, states, data.val)[1].mean() / math.log(2)
+        states = initial_states(model, params, len(val))
+        return jax.lax.scan(read, states, val.swapaxes(0, 1))[1].mean() / math.log(2)
 
     # Where the training begins, or stands. Nothing else is carried from update to update: the
     # place in the streams and the keys of the samples follow from the number of updates.
     init_key, sample_key = jax.random.split(jax.random.key(options.seed))
-    params = model.init(init_key)
-    carried = optimizer.init(params), initial_states(model, params, batch)
+    params = devices.everywhere(model.init(init_key))
+    start_states = lambda: devices.split(initial_states(model, params, batch))
+    carried = devices.everywhere(optimizer.init(params)), start_states()
     done, history = 0, {"loss": [], "grad_norm": [], "val": []}
     if options.resume:
         done, history, params, carried = resume(checkpoints, options, data, params, carried)
     opt_state, states = carried
 
-    title = describe(options, data, params, done)
+    title = describe(options, data, params, done, devices)
     per_epoch, seconds = (data.streams.shape[1] - 1) // span, []
     with interruptible() as interrupted, progress_bar(done, options.steps) as (progress, bar):
         while done < options.steps and not interrupted():
             start, at = time.perf_counter(), done % per_epoch * span
             if at == 0:
-                states = initial_states(model, params, batch)  # the streams begin again
-            piece = data.streams[:, at : at + span + 1]
+                states = start_states()  # the streams begin again
+            piece = devices.split(data.streams[:, at : at + span + 1])
             params, opt_state, report = step(params, opt_state, states, piece)
             states, done = report.aux, done + 1
             history["loss"].append(float(report.loss) / math.log(2))
@@ -115,13 +120,14 @@ def train(options, checkpoints):
             recent, norm = np.mean(history["loss"][-50:]), history["grad_norm"][-1]
             progress.update(bar, completed=done, loss=recent, norm=norm, speed=speed)
             if done % options.eval_every == 0 or done == options.steps:
-                val = float(evaluate(params))
-                history["val"].append((done, val))
-                progress.update(bar, val=val)
-                said = f"{recent:.3f} bits/char in training, {val:.3f} in validation, {speed:,.0f}"
+                bits = float(evaluate(params, val))
+                history["val"].append((done, bits))
+                progress.update(bar, val=bits)
+                said = f"{recent:.3f} bits/char in training, {bits:.3f} in validation, {speed:,.0f}"
                 console.print(f"\n── update {done:,}: {said} chars/s ──", style="bold cyan")
                 length = 1000 if done == options.steps else 200
-                console.print(write(params, jax.random.fold_in(sample_key, done), length))
+                on_host, sample = jax.device_get(params), jax.random.fold_in(sample_key, done)
+                console.print(write(on_host, sample, length))
                 save(checkpoints, options, data, done, history, params, (opt_state, states))
         save(checkpoints, options, data, done, history, params, (opt_state, states))
     if done < options.steps:
@@ -129,7 +135,9 @@ def train(options, checkpoints):
         return console.print(f"Stopped after update {done:,}, which is saved. To continue: {how}")
 
     draw_curves(out / "curves.png", history, title, options.grad_clip)
-    cells = np.array(activations(model, params, encode(data.unseen, data.vocabulary)))
+    cells = np.array(
+        activations(model, jax.device_get(params), encode(data.unseen, data.vocabulary))
+    )
     what = draw_activation(out / "activation.png", cells, data.unseen)
     console.print(f"\ncurves      {out / 'curves.png'}")
     console.print(f"activation  {out / 'activation.png'}: {what}")
@@ -147,4 +155,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    claim_cores(parse(None))
     main()

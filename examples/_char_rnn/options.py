@@ -22,6 +22,7 @@ option("--learning-rate", type=rate, help="peak: it warms up and decays to 0")
 option("--grad-clip", type=rate, help="largest norm of the gradient")
 option("--seed", type=number(int, 0), help="of parameters and samples")
 option("--eval-every", type=size, help="updates between validations, with a sample")
+option("--devices", type=size, metavar="N", help="to train on; all by default, a CPU's cores")
 option("--out", metavar="DIR", help="for checkpoint and figures")
 task = parser.add_mutually_exclusive_group().add_argument
 task("--resume", action="store_true", help="continue from the checkpoint in --out")

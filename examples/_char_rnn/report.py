@@ -9,14 +9,16 @@ from _common import console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 
-def describe(options, data: Data, params, done: int) -> str:
+def describe(options, data: Data, params, done: int, devices) -> str:
     """Prints what is trained on what; returns the first half of it, for the title of a figure."""
     title = f"LSTM, {options.layers} × {options.hidden_size} units, on {data.name}"
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     per_epoch = (data.streams.shape[1] - 1) // options.seq_length
     size = f"{options.batch_size} × {options.seq_length}"
     console.print(data.summary)
-    console.print(f"model       {title}: {count:,} parameters, {jax.devices()[0].device_kind}")
+    console.print(f"model       {title}: {count:,} parameters")
+    kind = devices.mesh.devices.flat[0].device_kind
+    console.print(f"devices     {devices.mesh.size} × {kind}, each with a part of the streams")
     console.print(f"training    {options.steps:,} updates of {size} characters, "
                   f"{options.steps / per_epoch:.2g} epochs; Ctrl-C saves and stops")  # fmt: skip
     if options.resume:
