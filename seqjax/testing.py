@@ -19,7 +19,7 @@ from seqjax._gradients import (
 )
 from seqjax._messages import LIMIT, clip
 from seqjax._tree import at_step, cast, is_inexact
-from seqjax._types import PyTree
+from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import BPTT, Adjoint, Autodiff
 from seqjax.engine.cotangents import inexact
 from seqjax.engine.model import Model
@@ -40,7 +40,8 @@ def check_cell(
     series. Then, for random lengths, masks, resets, directions, chunks and storage policies, the
     gradient of a random function of all outputs and the final state, to parameters, inputs and
     initial state: `BPTT` against `Autodiff`, and against central finite differences (but for
-    `elman` and `jordan`, whose gradient is cut by definition).
+    `elman` and `jordan`, whose gradient is cut by definition). A model that draws is checked with
+    random keys, and without.
 
     Built-in models, whatever their dtype, are checked in float64 by their `astype`. A model that
     insists on float32 (its functions call a built-in cell's `step`, say) is checked in float32,
@@ -101,7 +102,8 @@ def _check(
 ) -> None:
     rng = np.random.default_rng(seed)
     for cell, name, x_of_cell in _cells(model, x):
-        _check_rules(cell, name, x_of_cell, steps, tolerance, rng)
+        for training in (False, True) if cell.stochastic else (False,):
+            _check_rules(cell, name, x_of_cell, steps, training, tolerance, rng)
     for draw in range(draws):
         time = (steps, 1, *rng.integers(1, steps + 1, size=draws))[draw]
         _check_unroll(model, x, int(time), tolerance, rng)
@@ -138,7 +140,11 @@ def _cotangent(primal: PyTree, rng: Generator) -> PyTree:
 
 
 def _random_params(model: Model, rng: Generator) -> PyTree:
-    return _disturbed(model.init(jax.random.key(int(rng.integers(2**31)))), 0.1, rng)
+    return _disturbed(model.init(_key(rng)), 0.1, rng)
+
+
+def _key(rng: Generator) -> Key:
+    return jax.random.key(int(rng.integers(2**31)))
 
 
 def _state(model: Model, params: PyTree, x: PyTree, rng: Generator) -> PyTree:
@@ -152,19 +158,26 @@ def _state(model: Model, params: PyTree, x: PyTree, rng: Generator) -> PyTree:
 
 
 def _check_rules(
-    cell: Cell, name: str, x: PyTree, time: int, tolerance: Tolerance, rng: Generator
+    cell: Cell,
+    name: str,
+    x: PyTree,
+    time: int,
+    training: bool,
+    tolerance: Tolerance,
+    rng: Generator,
 ) -> None:
     params = _random_params(cell, rng)
+    keys = jax.random.split(_key(rng), time) if training else None
 
-    def forward(h_prev: PyTree, x: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-        u = cell.project(params, x)
+    def forward(h_prev: PyTree, x: PyTree, key: Key | None) -> tuple[PyTree, PyTree, PyTree]:
+        u = cell.project_step(params, (x, key))
         z = cell.preactivate(params, h_prev, u)
         return u, z, cell.activate(z, h_prev)
 
     start = _disturbed(cell.initial_state(params), 1.0, rng, time)
-    h_prev = jax.vmap(forward)(start, normal(x, rng, time))[2]  # see `_state`
+    h_prev = jax.vmap(forward)(start, normal(x, rng, time), keys)[2]  # see `_state`
     _checks.tree(f"the state that {name}activate returns", at_step(h_prev, 0), at_step(start, 0))
-    u, z, h = jax.vmap(forward)(h_prev, normal(x, rng, time))
+    u, z, h = jax.vmap(forward)(h_prev, normal(x, rng, time), keys)
     dh, dz = _cotangent(h, rng), _cotangent(z, rng)
     if cell.activate_vjp is not None:
         hand = jax.vmap(cell.activate_vjp)(z, h_prev, h, dh)
@@ -195,6 +208,8 @@ def _check_unroll(model: Model, x: PyTree, time: int, tolerance: Tolerance, rng:
         "reset": jnp.asarray(rng.random(time) < 0.3) if rng.random() < 0.7 else None,
         "reverse": bool(rng.random() < 0.5),
     }
+    if model.stochastic:
+        options["key"] = _key(rng) if rng.random() < 0.7 else None
     state = _state(model, params, x, rng)
     xs = normal(x, rng, time)
     outputs = jax.eval_shape(lambda: unroll(model, params, xs, state))
@@ -233,4 +248,7 @@ def _check_unroll(model: Model, x: PyTree, time: int, tolerance: Tolerance, rng:
 
 
 def _show(value: Any) -> str:
-    return str(value) if not hasattr(value, "tolist") else str(value.astype(int).tolist())
+    if not hasattr(value, "tolist"):
+        return str(value)
+    known = jnp.issubdtype(value.dtype, jnp.bool_)
+    return str(value.astype(int).tolist()) if known else str(jax.random.key_data(value).tolist())

@@ -60,7 +60,10 @@ class Model(abc.ABC):
       input_spec: shape and dtype of one x(t), or None where any pytree will do.
       init: `init(key) -> params`.
       initial_state: `initial_state(params) -> state`, h(-1).
-      step: `step(params, state, x) -> (state, y)`: one time step, for streaming.
+      step: `step(params, state, x) -> (state, y)`: one time step, for streaming. Models of the
+        library take two arguments more, by name: `key`, what the step draws from in training
+        (`jax.random.fold_in(key, t)` for the draws of `sj.unroll(…, key=key)`), and `reset`, a bool
+        scalar: whether the state is the initial one again before the step.
       parts: the models that this one is made of, by name.
       receptive_field: how many steps, t and those before it, y(t) depends on: `math.inf` for
         an infinite response (notes, section 2).

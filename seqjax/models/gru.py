@@ -217,6 +217,7 @@ def activate_after_vjp(
         z=dh * ((h_prev - dropped(rate, z.kept, n)) * (update * (1 - update))),
         n=dh * to_n,
         m=dh * (to_n * r),
+        kept=z.kept,
     )
     return dz, dh * update
 
@@ -254,6 +255,7 @@ def activate_before_vjp(
         r=jnp.zeros_like(dh),
         z=dh * ((h_prev - dropped(rate, z.kept, n)) * (update * (1 - update))),
         n=dh * ((1 - update) * dropped(rate, z.kept, 1 - n * n)),
+        kept=z.kept,
     )
     return dz, dh * update
 

@@ -286,7 +286,8 @@ def activate_vjp(
 ) -> tuple[Gates, LSTMState]:
     d_output, dc = make_h_vjp(z, h.c, dh.h)
     d_update, dc_prev = make_c_vjp(z, h_prev.c, dh.c + dc)
-    return Gates(**d_update, **d_output), LSTMState(jnp.zeros_like(h_prev.h), dc_prev)
+    dz = Gates(**d_update, **d_output, kept=z.kept)
+    return dz, LSTMState(jnp.zeros_like(h_prev.h), dc_prev)
 
 
 def readout(params: PyTree, h: LSTMState) -> jax.Array:

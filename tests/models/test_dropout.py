@@ -1,5 +1,6 @@
 """What is drawn in training: dropout, zoneout, recurrent dropout, dropped weights."""
 
+import dataclasses
 import re
 
 import jax
@@ -58,6 +59,26 @@ def test_gradients_of_what_is_drawn_are_those_of_a_plain_scan():
     theirs = gradient(STOCHASTIC, key=KEY, adjoint=sj.Autodiff())(*at)
     for adjoint in (sj.BPTT(), sj.BPTT(chunk=3, store="chunk_starts")):
         assert_close(gradient(STOCHASTIC, key=KEY, adjoint=adjoint)(*at), theirs, 1e-11)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        sj.zoneout(sj.lstm(I, 2), sj.LSTMState(h=0.5, c=0)),
+        sj.zoneout(sj.min_gru(I, 2), 0.5),
+        sj.lstm(I, 2, recurrent_dropout=0.5),
+        sj.gru(I, 2, recurrent_dropout=0.5, reset_after=False),
+    ],
+)
+def test_check_cell_checks_what_draws(cell):
+    sj.testing.check_cell(sj.stack(cell, sj.dense(2, 1)), draws=2, steps=3)
+
+
+def test_a_rule_that_is_off_in_training_alone_is_found():
+    cell = sj.lstm(I, 4, recurrent_dropout=0.5)
+    not_scaled = dataclasses.replace(cell, activate_vjp=sj.lstm(I, 4).activate_vjp)
+    with pytest.raises(AssertionError, match=r"activate_vjp: dz\.[ig] at t="):
+        sj.testing.check_cell(not_scaled, draws=1)
 
 
 def test_dropout_is_bernoulli_scaled_and_nothing_in_evaluation():
