@@ -244,6 +244,9 @@ EQUIVALENT: dict[str, str] = {
     "bptt.bptt: (params, u, steps) -> (params, steps, u)": UNION,
     "bptt._adjoint_bwd: (state, reset_state) -> (reset_state, state)": UNION,
     "plain_scan.plain_scan: (inputs, steps) -> (steps, inputs)": UNION,
+    "dropout._shared: 1 -> 2, in source = lax.cummax(jnp.where(draws, jnp.arange(time), -1))": (
+        "any negative number says that the mask was drawn before"
+    ),
     "bptt._hoist_step_vjp: (through_state, through_z) -> (through_z, through_state)": "a sum",
     "plain_scan.plain_scan: if at.cut is not None -> if True": NOTHING,
     "chunks.scan_chunks: 1 -> 0, in xs = jax.tree.map(lambda a: _extended(a, a[-1], rest), xs)": (

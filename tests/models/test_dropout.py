@@ -120,6 +120,21 @@ def test_a_mask_shared_over_time_is_drawn_at_the_first_step_and_after_a_reset():
     assert not bool(nothing.drawn)
 
 
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("invalid", [(), (0, 2), (1, 2, 5)])
+def test_a_shared_mask_is_that_of_the_step_at_which_it_is_drawn(held, invalid):
+    model, xs = sj.dropout(0.5, shared_over_time=True), jnp.ones((T, 40))
+    valid = ~np.isin(np.arange(T), invalid)
+    reset = np.arange(T) == 4
+    state = model.initial_state(())
+    state = model.step((), state, xs[0], key=jax.random.key(9))[0] if held else state
+    last, ys = run(model, (), xs, state, key=KEY, mask=jnp.array(valid), reset=jnp.array(reset))
+    for t in np.flatnonzero(valid):
+        state, y = model.step((), state, xs[t], key=STEP_KEYS[t], reset=bool(reset[t]))
+        np.testing.assert_array_equal(ys[t], y)
+    assert_close(last, state, 0)
+
+
 def test_zoneout_is_its_equation():
     """A loop over the LSTM's own step, whose old and new states are mixed by hand."""
     lstm, rates = sj.lstm(I, 50), sj.LSTMState(h=0.2, c=0.6)
