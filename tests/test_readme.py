@@ -105,7 +105,7 @@ def test_every_file_that_is_linked_is_there(name):
     linked = set(re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", PAGES[name]))
     assert [path for path in linked if not (folder / path).exists()] == []
     if name == "README.md":
-        examples = ("tagging", "long_memory", "char_rnn", "system_identification")
+        examples = ("tagging", "long_memory", "char_rnn", "system_identification", "music")
         assert {f"examples/{example}.py" for example in examples} <= linked
 
 

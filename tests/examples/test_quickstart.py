@@ -20,5 +20,5 @@ def test_a_script_is_read_at_a_sitting(script):
 
 
 def test_every_script_is_found():
-    names = {"char_rnn", "long_memory", "quickstart", "system_identification", "tagging"}
+    names = {"char_rnn", "long_memory", "music", "quickstart", "system_identification", "tagging"}
     assert {script.stem for script in SCRIPTS} == names
