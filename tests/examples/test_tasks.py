@@ -1,0 +1,177 @@
+"""benchmarks/tasks.py: its data and scores, that every model runs, and its tables in the docs."""
+
+import functools
+import json
+import statistics
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import seqjax as sj
+
+pytest.importorskip("rich")
+
+from benchmarks import task_models, task_problems, tasks
+from benchmarks.task_problems import TASKS
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md").read_text()
+ROWS = {name: rows for name in TASKS if (rows := tasks.results(name))}
+
+
+@pytest.fixture
+def as_a_script():
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Data of a few pieces and a few lines."""
+    at, draw = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    lengths = np.array([9, 140, 30])
+    keys = draw.random((lengths.sum(), 88)) < 0.05
+    parts = ("train", "valid", "test")
+    rolls = dict.fromkeys(parts, np.packbits(keys, axis=1))
+    rolls |= {f"{part}_lengths": lengths for part in parts}
+    for name in ("jsb_chorales", "nottingham"):
+        np.savez(at / f"{name}.npz", **rolls)
+    text = "".join(map(chr, draw.integers(32, 97, 12_000)))
+    (at / "tinyshakespeare.txt").write_text(text, encoding="utf-8")
+    return at
+
+
+def load(name: str, folder: Path) -> task_problems.Data:
+    return TASKS[name].load(folder / tasks.FILES[name] if name in tasks.FILES else None)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_docs_have_the_tables_of_the_committed_results(name):
+    assert f"**{TASKS[name].title}: " in PAGE
+    assert tasks.table(name, ROWS[name]) in PAGE
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_each_row_has_the_parameters_that_its_budget_allows(name):
+    for kind, row in ROWS[name].items():
+        budget = task_problems.Budget(**row["budget"])
+        model, units = task_models.fitted(kind, TASKS[name], budget.parameters, budget.dropout)
+        assert row["parameters"] == task_models.parameters(model) <= budget.parameters
+        assert row["units"] == units
+        assert row["model"] == repr(model)
+        assert (
+            list(row["scores"]) == list(row["seconds"]) == list(map(str, range(len(row["scores"]))))
+        )
+
+
+def test_what_the_docs_say_of_parity_is_true_of_the_rows():
+    scores = {kind: [*row["scores"].values()] for kind, row in ROWS["parity_256"].items()}
+    for kind, found in scores.items():
+        assert max(found) < 55 if kind in task_models.LINEAR else min(found) == 100
+    assert {"lstm", "slstm", "min_gru", "lru"} <= set(scores)
+
+
+def test_what_the_docs_say_of_the_chorales_is_true_of_the_rows():
+    mean = {kind: statistics.mean(row["scores"].values()) for kind, row in ROWS["jsb"].items()}
+    assert {kind for kind in mean if mean[kind] <= TASKS["jsb"].published[kind]} == {"lstm"}
+
+
+@pytest.mark.usefixtures("as_a_script")
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "parity_256" else pytest.mark.slow) for n in TASKS]
+)
+def test_every_model_reads_every_task(name, folder):
+    task, data = TASKS[name], load(name, folder)
+    budget = task.budget._replace(batch=2, updates=2)
+    batch = next(iter(data.batches(0, budget)))
+    keys = jax.random.split(jax.random.key(0), 2)
+    for kind in task_models.KINDS:
+        if kind in task_models.FED_BACK and task.remember is None:
+            with pytest.raises(ValueError, match="models: expected another one"):
+                task_models.make_model(kind, task, 4, 0.5)
+            continue
+        model = task_models.make_model(kind, task, 4, 0.5)
+        params = jax.eval_shape(model.init, keys[0])
+        carry = functools.partial(data.carried, model)
+        carried = jax.eval_shape(lambda params, carry=carry: carry(params, 2), params)
+        loss_of = functools.partial(data.loss, model)
+        loss, after = jax.eval_shape(loss_of, params, carried, keys, *batch)
+        assert loss.shape == ()
+        same = lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert jax.tree.all(jax.tree.map(same, carried, after))
+
+
+@pytest.mark.usefixtures("as_a_script")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adding_200", "parity_256", "jsb", "shakespeare"])
+def test_a_training_ends_with_a_score_and_a_row(name, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "RESULTS", tmp_path)
+    monkeypatch.setattr(task_problems, "EVALUATED", (1, 4))
+    given = f"--data={folder} --tasks {name} --parameters 3000 --updates 2 --batch 2".split()
+    tasks.main([*given, "--models", "gru", "--seeds", "0", "1"])
+    rows = json.loads((tmp_path / f"tasks_{name}.json").read_text())
+    assert list(rows) == ["gru"]
+    assert list(rows["gru"]["scores"]) == ["0", "1"]
+    assert np.isfinite([*rows["gru"]["scores"].values()]).all()
+
+
+def test_rows_of_one_budget_are_joined():
+    row = lambda updates, seed: (
+        {"budget": {"updates": updates}}
+        | {of: {str(seed): float(seed)} for of in ("scores", "seconds")}
+    )
+    rows = tasks.add({}, "gru", row(5, 10))
+    rows = tasks.add(rows, "rnn", row(5, 0))
+    rows = tasks.add(rows, "gru", row(5, 2))
+    assert list(rows) == ["rnn", "gru"]
+    assert list(rows["gru"]["scores"].items()) == [("2", 2.0), ("10", 10.0)]
+    assert tasks.add(rows, "gru", row(6, 1))["gru"]["scores"] == {"1": 1.0}
+
+
+def test_parity_is_counted_since_the_last_reset():
+    data = TASKS["parity_256"].load(None)
+    budget = TASKS["parity_256"].budget._replace(batch=3, updates=24)
+    periods = []
+    for xs, odd, reset in data.batches(0, budget):
+        count = np.zeros(3, int)
+        for t in range(256):
+            count = xs[:, t, 0].astype(int).clip(0) + np.where(reset[t], 0, count)
+            np.testing.assert_array_equal(odd[:, t], count % 2)
+        assert set(np.unique(xs)) == {-1, 1}
+        periods.append(256 // reset.sum())
+    assert periods[::2] == [4, 8, 16, 32, 64, 128, *[256] * 6]
+
+
+@pytest.mark.usefixtures("as_a_script")
+def test_the_chance_of_parity_is_a_half():
+    """Of a model that says what it last heard."""
+    data, heard = TASKS["parity_256"].load(None), sj.stack(lambda x: x)
+    assert data.evaluate(heard, heard.init(jax.random.key(0)), "test") == pytest.approx(50, abs=4)
+
+
+@pytest.mark.usefixtures("as_a_script")
+def test_text_is_read_on_from_update_to_update(folder):
+    """The loss of two updates is that of one run over both, from a state of the first."""
+    data, task = load("shakespeare", folder), TASKS["shakespeare"]
+    budget = task.budget._replace(batch=2, updates=2)
+    (first, begins), (second, goes_on) = data.batches(0, budget)
+    assert (begins, goes_on) == (True, False)
+    np.testing.assert_array_equal(first[:, -1], second[:, 0])
+    model = task_models.make_model("gru", task, 4, 0.0)
+    params = model.init(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(0), 2)
+    strange = jax.tree.map(lambda a: a + 1, data.carried(model, params, 2))
+    one, states = data.loss(model, params, strange, keys, first, begins)
+    fresh, _ = data.loss(model, params, data.carried(model, params, 2), keys, first, False)
+    assert float(one) == float(fresh)  # a stream that begins does not read what was before
+    two, _ = data.loss(model, params, states, keys, second, goes_on)
+    both = np.concatenate([first, second[:, 1:]], axis=1)
+    whole, _ = data.loss(model, params, strange, keys, both, True)
+    assert float(whole) == pytest.approx(float(one + two) / 2, rel=1e-5)
+
+
+def test_data_that_are_not_there_are_asked_for(capsys):
+    with pytest.raises(SystemExit):
+        tasks.main(["--tasks", "jsb"])
+    assert "--data: expected a folder with jsb_chorales.npz, got None" in capsys.readouterr().err
