@@ -4,6 +4,7 @@ from seqjax import interop, testing, train
 from seqjax._static import static_partial
 from seqjax.compose.bidirectional import bidirectional
 from seqjax.compose.branches import branches
+from seqjax.compose.feedback import feedback
 from seqjax.compose.residual import residual
 from seqjax.compose.stack import stack
 from seqjax.compose.trajectory import trajectory
@@ -60,6 +61,7 @@ __all__ = [
     "dropout",
     "elman",
     "embed",
+    "feedback",
     "from_step",
     "generate",
     "gru",

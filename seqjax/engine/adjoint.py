@@ -161,7 +161,8 @@ class BPTT(Adjoint):
     JAX's own rules, as under `Autodiff`, with the same chunks, truncation and clipping. It runs
     once, or, where `chunk` or `store` is given, a second time in the backward pass (a last chunk
     that is not full is padded, and runs whole). The step of a `seqjax.from_step`, in which no
-    structure is seen, is treated likewise as long as neither `chunk` nor `store` is given.
+    structure is seen, or of a `seqjax.feedback`, is treated likewise as long as neither `chunk` nor
+    `store` is given.
 
     >>> import seqjax as sj
     >>> sj.BPTT(truncate=50, clip=1.0)

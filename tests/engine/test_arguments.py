@@ -74,6 +74,7 @@ CALLS = {
         {"input_shape": (4, 3), "channels": 2, "kernel_size": 3, "forget_bias": 1.0, **DTYPES},
     ),
     "branches": (branches, {"models[0]": LSTM, "models[1]": LSTM, "merge": "sum"}),
+    "feedback": (sj.feedback, {"model": sj.gru(4, 3), "merge": "concat"}),
     "from_step": (
         sj.from_step,
         {

@@ -55,6 +55,7 @@ PUBLIC = [
     "dropout",
     "elman",
     "embed",
+    "feedback",
     "from_step",
     "generate",
     "gru",

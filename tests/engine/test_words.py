@@ -28,6 +28,8 @@ REPRESENTED = [
     "rms_norm(3, dtype=bfloat16)",
     "residual(stack(layer_norm(3), gru(3, 4), dense(4, 3)))",
     "branches(gru(3, 4), rnn(3, 4), merge='sum')",
+    "feedback(lstm(7, 4))",
+    "feedback(gru(3, 3), merge='sum')",
     "stack(bidirectional(gru(3, 4), merge='sum'), dense(4, 2))",
 ]
 

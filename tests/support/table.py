@@ -155,6 +155,12 @@ def _block(dtype):
     )
 
 
+def _feedback(dtype):
+    """A model that reads its own softmax, beside x."""
+    top = sj.dense(4, 2, activation=jax.nn.softmax, dtype=dtype)
+    return sj.feedback(sj.stack(sj.lstm(I + 2, 4, learn_initial_state=True, dtype=dtype), top))
+
+
 def _stochastic(dtype):
     """All that draws, one above the other."""
 
@@ -320,6 +326,7 @@ CASES = [
     ),
     Case("embed", _language_model),
     Case("block", _block),
+    Case("feedback", _feedback, slow=True),
 ]
 
 
