@@ -24,6 +24,7 @@ __all__ = [
     "fill",
     "harmless",
     "over_steps",
+    "placed_with",
     "spread_half_vectors",
     "trace",
     "vary_with",
@@ -180,6 +181,12 @@ def harmless(leaf: jax.Array) -> jax.Array:
     if jnp.issubdtype(leaf.dtype, jnp.integer):
         return jnp.zeros_like(leaf)
     return jnp.full_like(leaf, 0.5) if is_inexact(leaf) else leaf
+
+
+def placed_with(tree: PyTree, others: PyTree) -> PyTree:
+    """`tree` on the mesh with explicit axes that a leaf of `others` lies on, if there is one."""
+    mesh = explicit_mesh(*jax.tree.leaves(others))
+    return tree if mesh is None else jax.tree.map(lambda a: on_mesh(mesh, a), tree)
 
 
 def vary_with(tree: PyTree, others: PyTree) -> PyTree:

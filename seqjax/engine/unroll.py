@@ -15,7 +15,7 @@ from seqjax.engine.keys import step_keys
 from seqjax.engine.model import Model, check_params, check_state, one_step
 from seqjax.engine.per_model import compiled
 from seqjax.engine.plain_scan import one_by_one, plain_scan
-from seqjax.engine.recurrence import Steps, fill, vary_with, zero_invalid
+from seqjax.engine.recurrence import Steps, fill, placed_with, vary_with, zero_invalid
 from seqjax.engine.schedule import batch_size
 from seqjax.ops._jax import is_impure, uses
 from seqjax.ops.shift import spread
@@ -83,6 +83,8 @@ def unroll(
     check_tokens("xs", given, model.vocabulary_size, steps.valid)
     if time == 0:
         return state, _no_outputs(model, params, state, xs)
+    # What is shared by a batch on explicit axes has a gradient there: its type must say where.
+    params = placed_with(params, (xs, state, steps))
     state = vary_with(_spread_over_batch(state, xs), (params, xs, steps))
     xs = fill(steps.valid, xs)
     if reverse:

@@ -134,6 +134,49 @@ def on_eight_devices(*names):
                 }
 
 
+def params_off_the_mesh():
+    """The gradient of parameters whose type has no mesh, beside a batch on explicit axes.
+
+    Of delay lines, as convolutions and gathered, and of a matmul; all in one program.
+    """
+    import jax
+    import numpy as np
+    from jax.sharding import AxisType
+    from jax.sharding import PartitionSpec as P
+    from support.comparison import relative_error
+    from support.oracles import weighted
+
+    import seqjax as sj
+
+    names = ("narx", "tdnn", "lstm-learned")
+    (narx, tdnn, lstm), params, batches = zip(*(problem_of(n, 4) for n in names), strict=True)
+    measured = np.random.default_rng(1).standard_normal((4, 7, 2))
+    batch = batches[0]["xs"], jax.numpy.asarray(measured), batches[0]["mask"]
+
+    def div(params, *batch):
+        def each(xs, ys, mask):
+            at = narx, params[0], xs, ys
+            return [
+                weighted(sj.teacher_force(*at)),
+                weighted(sj.teacher_force(*at, mask=mask)),
+                weighted(sj.predict_ahead(*at, steps_ahead=3, mask=mask)),
+                weighted(sj.unroll(tdnn, params[1], xs)),
+                weighted(sj.unroll(lstm, params[2], xs, mask=mask)),
+            ]
+
+        return sum(total.sum() for total in jax.vmap(each)(*batch))
+
+    theirs = jax.device_get(gradient(div)(params, *batch))
+    mesh = jax.make_mesh((jax.device_count(),), ("batch",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        ours = gradient(div)(params, *jax.device_put(batch, P("batch")))
+    yield {
+        "devices": jax.device_count(),
+        "spec of d_xs": str(ours[-1].sharding.spec[0]),
+        "error": relative_error(jax.device_get(ours), theirs),
+    }
+
+
 def as_one_process_of_two(port, process):
     """The gradient of the whole batch, half of which this process holds."""
     import jax
@@ -297,6 +340,13 @@ def test_training_over_eight_devices():
         "refused": "tree['xs']: expected an array whose leading axis 8 devices divide, "
         "got float64[12, 3]",
     }
+
+
+def test_parameters_that_are_not_on_the_mesh_of_the_batch():
+    (result,) = results(start(2, "params_off_the_mesh"))
+    assert result["devices"] == 2
+    assert result["spec of d_xs"] == "batch"
+    assert result["error"] <= 1e-10
 
 
 def test_two_processes_with_half_of_the_batch_each():
