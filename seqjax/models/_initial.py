@@ -10,7 +10,7 @@ from seqjax import _checks
 from seqjax._tree import wide_dtype
 from seqjax._types import Initializer, Key
 
-__all__ = ["Array", "Initializers", "check_initializers", "draw", "draw_all", "shown"]
+__all__ = ["Array", "Initializers", "check_initializers", "draw_all", "redraw", "shown"]
 
 # One for all gates or one for each; where None, the parameters are drawn as by default.
 PerGate: TypeAlias = Initializer | tuple[Initializer | None, ...] | None
@@ -33,12 +33,14 @@ class Array(NamedTuple):
       bound: of U(±bound), which it is drawn from by default.
       option: the field of `Initializers` that it is drawn by otherwise.
       gates: G.
+      heads: whether the first axis is one of heads, whose blocks are drawn on their own too.
     """
 
     shape: tuple[int, ...]
     bound: float
     option: str
     gates: int = 1
+    heads: bool = False
 
 
 def check_initializers(gates: int = 1, *, use_bias: Any = True, **inits: Any) -> Initializers:
@@ -82,14 +84,25 @@ def draw_all(
 def draw(key: Key, array: Array, init: PerGate, dtype: Any) -> jax.Array:
     """U(±bound), drawn as a whole; the blocks of gates that have an initializer by that."""
     uniform = jax.random.uniform(key, array.shape, dtype, -array.bound, array.bound)
+    return redraw(key, uniform, init, array.option, array.gates, heads=array.heads)
+
+
+def redraw(
+    key: Key, default: jax.Array, init: PerGate, option: str, gates: int = 1, *, heads: bool = False
+) -> jax.Array:
+    """The default, but for the blocks of gates, and of heads, that have an initializer."""
     if init is None:
-        return uniform
-    inits = init if isinstance(init, tuple) else (init,) * array.gates
-    blocks = jnp.split(uniform, array.gates, axis=-1)
+        return default
+    if heads:
+        of_heads = [jax.random.fold_in(key, number) for number in range(len(default))]
+        pairs = zip(of_heads, default, strict=True)
+        return jnp.stack([redraw(k, head, init, option, gates) for k, head in pairs])
+    inits = init if isinstance(init, tuple) else (init,) * gates
+    blocks = jnp.split(default, gates, axis=-1)
     for number, of_gate in enumerate(inits):
         if of_gate is not None:
             key_of_gate, shape = jax.random.fold_in(key, number), blocks[number].shape
-            blocks[number] = _call(array.option, of_gate, key_of_gate, shape, dtype)
+            blocks[number] = _call(option, of_gate, key_of_gate, shape, default.dtype)
     return jnp.concatenate(blocks, axis=-1)
 
 

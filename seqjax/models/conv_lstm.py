@@ -11,8 +11,15 @@ from jax.nn import sigmoid
 from seqjax import _checks
 from seqjax._static import call_text, static_partial
 from seqjax._types import Key, PyTree
-from seqjax.models._forget_bias import set_constant
-from seqjax.models._initial import Array, Initializers, draw_all
+from seqjax.models._forget_bias import check_forget_bias, set_constant
+from seqjax.models._initial import (
+    Array,
+    Initializers,
+    PerGate,
+    check_initializers,
+    draw_all,
+    shown,
+)
 from seqjax.models.cell import Cell
 from seqjax.models.lstm import (
     Gates,
@@ -37,6 +44,10 @@ def conv_lstm(
     kernel_size: int | tuple[int, ...],
     *,
     forget_bias: float | None = None,
+    kernel_init: PerGate = None,
+    recurrent_init: PerGate = None,
+    bias_init: PerGate = None,
+    use_bias: bool = True,
     dtype: Any = None,
     param_dtype: Any = None,
 ) -> Cell:
@@ -59,12 +70,16 @@ def conv_lstm(
       kernel_size: K, for all spatial axes or for each. A place reads K-1 more in all, an odd one
         after it.
       forget_bias: what the bias of f starts from (1 is common); drawn like the rest if None.
+      kernel_init, recurrent_init, bias_init: what the parameters start from, each a function
+        `(key, shape, dtype) -> array` as `jax.nn.initializers` makes, called for each gate (with
+        [*K, I, C] for the kernel); or a tuple of four, of i, f, g and o, with None for the default.
+      use_bias: whether there is a b.
       dtype: of inputs, states and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 
     Returns:
       A cell with params {"kernel": [*K, I, 4C], "recurrent_kernel": [*K, C, 4C], "bias": [4C]}, all
-      drawn from U(±1/√(K… C)), the number of values of h that a gate reads. The state is
+      drawn from U(±1/√(K… C)) by default, the number of values of h that a gate reads. The state is
       LSTMState(h, c), [*spatial, C] each, zero at first.
 
     Raises:
@@ -91,13 +106,19 @@ def conv_lstm(
             raise ValueError(_checks.mismatch("kernel_size", expected, kernel_size))
     else:
         window = (_checks.size("kernel_size", kernel_size),) * len(spatial)
-    if forget_bias is not None:
-        forget_bias = _checks.number("forget_bias", forget_bias)
+    inits = check_initializers(
+        4,
+        kernel_init=kernel_init,
+        recurrent_init=recurrent_init,
+        bias_init=bias_init,
+        use_bias=use_bias,
+    )
+    forget_bias, _ = check_forget_bias(forget_bias, None, use_bias)
     dtype = _checks.float_dtype("dtype", dtype)
     param_dtype = _checks.float_dtype("param_dtype", param_dtype, default=dtype)
     shape = (*spatial, inputs)
     return Cell(
-        init=static_partial(init, window, inputs, channels, forget_bias, dtype=param_dtype),
+        init=static_partial(init, window, inputs, channels, forget_bias, inits, dtype=param_dtype),
         initial_state=static_partial(initial_state, (*spatial, channels), dtype=dtype),
         project=project,
         preactivate=preactivate,
@@ -110,7 +131,7 @@ def conv_lstm(
         readout=readout,
         input_spec=jax.ShapeDtypeStruct(shape, dtype),
         dtype=dtype,
-        name=call_text(conv_lstm, shape, channels, window, forget_bias=forget_bias),
+        name=call_text(conv_lstm, shape, channels, window, forget_bias=forget_bias, **shown(inits)),
     )
 
 
@@ -125,17 +146,18 @@ def init(
     inputs: int,
     channels: int,
     forget_bias: float | None,
+    inits: Initializers,
     key: Key,
     *,
     dtype: Any,
 ) -> dict[str, jax.Array]:
     bound = (math.prod(window) * channels) ** -0.5
     arrays = {
-        "kernel": Array((*window, inputs, 4 * channels), bound, "kernel_init"),
-        "recurrent_kernel": Array((*window, channels, 4 * channels), bound, "recurrent_init"),
-        "bias": Array((4 * channels,), bound, "bias_init"),
+        "kernel": Array((*window, inputs, 4 * channels), bound, "kernel_init", 4),
+        "recurrent_kernel": Array((*window, channels, 4 * channels), bound, "recurrent_init", 4),
+        "bias": Array((4 * channels,), bound, "bias_init", 4),
     }
-    params = draw_all(_checks.keys(key, len(arrays)), arrays, Initializers(), dtype)
+    params = draw_all(_checks.keys(key, len(arrays)), arrays, inits, dtype)
     return params if forget_bias is None else set_constant(forget_bias, 4, 1, key, params, bound)
 
 
@@ -145,7 +167,7 @@ def initial_state(shape: tuple[int, ...], params: PyTree, *, dtype: Any) -> LSTM
 
 def project(params: PyTree, x: jax.Array) -> Gates:
     z = convolve(x, params["kernel"])
-    rows = add_bias(z.reshape(-1, z.shape[-1]), params["bias"])
+    rows = add_bias(z.reshape(-1, z.shape[-1]), params.get("bias"))
     return by_gate(4, rows.reshape(z.shape))
 
 

@@ -10,6 +10,7 @@ from seqjax import _checks
 from seqjax._static import static_partial
 from seqjax._types import Key, PyTree
 from seqjax.models._affine import affine_cell, widen
+from seqjax.models._initial import Initializers, PerGate, check_initializers, redraw, shown
 from seqjax.models._state_space import diagonal, feedthrough, inputs, readout
 from seqjax.models.cell import Cell
 
@@ -24,6 +25,7 @@ def lru(
     r_min: float = 0.0,
     r_max: float = 1.0,
     max_phase: float = 6.283185307179586,
+    kernel_init: PerGate = None,
     dtype: Any = None,
     param_dtype: Any = None,
 ) -> Cell:
@@ -41,15 +43,18 @@ def lru(
       output_size: O, the size of y(t).
       r_min, r_max: a is uniform at first on the ring between these radii.
       max_phase: up to this angle, in radians.
+      kernel_init: what the real and the imaginary parts of B and C, and D, start from, a function
+        `(key, shape, dtype) -> array` as `jax.nn.initializers` makes; the default if None. ν, θ
+        and γ have no initializer: what they may be is what the ring says. There is no bias.
       dtype: of inputs and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 
     Returns:
       A cell with params {"nu_log", "theta_log", "gamma_log": [H], ν, θ, γ, which are not cast to
       `dtype`; "input_kernel_real", "input_kernel_imag": [I, H], N(0, 1/2I); "output_kernel_real",
-      "output_kernel_imag": [H, O], N(0, 1/H); "feedthrough_kernel": [I, O], N(0, 1/I)}.
-      exp(γ) is √(1 - |a|²) at first. The state is h, complex [H], complex64 at least, zero at
-      first.
+      "output_kernel_imag": [H, O], N(0, 1/H); "feedthrough_kernel": [I, O], N(0, 1/I),
+      by default}. exp(γ) is √(1 - |a|²) at first. The state is h, complex [H], complex64 at least,
+      zero at first.
 
     Raises:
       ValueError: not 0 ≤ r_min < r_max ≤ 1, or `max_phase` not above zero.
@@ -70,12 +75,13 @@ def lru(
         raise ValueError(_checks.mismatch("r_max", expected, r_max))
     max_phase = _checks.number("max_phase", max_phase, above=0)
     sizes = {"input_size": input_size, "hidden_size": hidden_size, "output_size": output_size}
+    inits = check_initializers(kernel_init=kernel_init)
     return affine_cell(
         lru,
         sizes,
         hidden_size,
-        init=static_partial(init, r_min, r_max, max_phase),
-        options={"r_min": r_min, "r_max": r_max, "max_phase": max_phase},
+        init=static_partial(init, r_min, r_max, max_phase, inits),
+        options={"r_min": r_min, "r_max": r_max, "max_phase": max_phase, **shown(inits)},
         dtype=dtype,
         param_dtype=param_dtype,
         complex_state=True,
@@ -91,6 +97,7 @@ def init(
     r_min: float,
     r_max: float,
     max_phase: float,
+    inits: Initializers,
     input_size: int,
     hidden_size: int,
     output_size: int,
@@ -107,7 +114,12 @@ def init(
         "feedthrough_kernel": ((input_size, output_size), input_size),
     }
     kernels = {
-        name: jax.random.normal(key, shape, dtype) * count**-0.5
+        name: redraw(
+            key,
+            jax.random.normal(key, shape, dtype) * count**-0.5,
+            inits.kernel_init,
+            "kernel_init",
+        )
         for key, (name, (shape, count)) in zip(keys, shapes.items(), strict=True)
     }
     # Uniform by area: the square of the radius is uniform. Never 0 or 1, whose logarithms are not

@@ -10,6 +10,7 @@ from seqjax import _checks
 from seqjax._static import static_partial
 from seqjax._types import Key, PyTree
 from seqjax.models._affine import affine_cell, readout, widen
+from seqjax.models._initial import Initializers, PerGate, check_initializers, redraw, shown
 from seqjax.models.cell import Cell
 from seqjax.ops.matmul import matmul
 
@@ -30,6 +31,9 @@ def rg_lru(
     c: float = 8.0,
     a_min: float = 0.9,
     a_max: float = 0.999,
+    kernel_init: PerGate = None,
+    bias_init: PerGate = None,
+    use_bias: bool = True,
     learn_initial_state: bool = False,
     dtype: Any = None,
     param_dtype: Any = None,
@@ -44,16 +48,22 @@ def rg_lru(
       size: H, the size of x(t) and of h(t); they are multiplied element by element.
       heads: the number of diagonal blocks that W1 is made of (Griffin's models have several).
       c: how much the gate r can do.
-      a_min, a_max: Λ is drawn so that a = σ(Λ)^c is uniform between these, at r = 1.
+      a_min, a_max: Λ is drawn so that a = σ(Λ)^c is uniform between these, at r = 1. It has no
+        initializer.
+      kernel_init, bias_init: what the parameters of the gates start from, each a function
+        `(key, shape, dtype) -> array` as `jax.nn.initializers` makes, called for each gate of each
+        head, [H/heads, H/heads] and [H/heads]; or a tuple of two, of r and i, with None for the
+        default.
+      use_bias: whether there is a b.
       learn_initial_state: whether h(-1) is a parameter (from zero) instead of zero.
       dtype: of inputs and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 
     Returns:
-      A cell with params {"kernel": [heads, H/heads, 2H/heads], drawn from N(0, heads/H); "bias":
-      [2H], zero at first; "decay": [H], Λ, which is not cast to `dtype`}; and "initial_state":
-      [H], zero at first, if it is learned. The state is h, [H], in float32 where `dtype` is
-      narrower.
+      A cell with params {"kernel": [heads, H/heads, 2H/heads], drawn from N(0, heads/H) by default;
+      "bias": [2H], zero by default; "decay": [H], Λ, which is not cast to `dtype`}; and
+      "initial_state": [H], zero at first, if it is learned. The state is h, [H], in float32 where
+      `dtype` is narrower.
 
     The derivative of the square root is infinite at a(t) = 1; as in Griffin, it is not let above
     1000.
@@ -78,12 +88,13 @@ def rg_lru(
     if not a_min < a_max < 1:
         expected = f"a number between a_min = {a_min:g} and 1"
         raise ValueError(_checks.mismatch("a_max", expected, a_max))
+    inits = check_initializers(2, kernel_init=kernel_init, bias_init=bias_init, use_bias=use_bias)
     return affine_cell(
         rg_lru,
         {"size": size},
         size,
-        init=static_partial(init, heads, c, a_min, a_max),
-        options={"heads": heads, "c": c, "a_min": a_min, "a_max": a_max},
+        init=static_partial(init, heads, c, a_min, a_max, inits),
+        options={"heads": heads, "c": c, "a_min": a_min, "a_max": a_max, **shown(inits)},
         learn_initial_state=learn_initial_state,
         dtype=dtype,
         param_dtype=param_dtype,
@@ -95,22 +106,36 @@ def rg_lru(
 
 
 def init(
-    heads: int, c: float, a_min: float, a_max: float, size: int, key: Key, *, dtype: Any
+    heads: int,
+    c: float,
+    a_min: float,
+    a_max: float,
+    inits: Initializers,
+    size: int,
+    key: Key,
+    *,
+    dtype: Any,
 ) -> dict:
     for_kernel, for_decay = _checks.keys(key, 2)
     block = size // heads
     kernel = jax.random.normal(for_kernel, (heads, block, 2 * block), dtype) * block**-0.5
+    params = {"kernel": redraw(for_kernel, kernel, inits.kernel_init, "kernel_init", 2, heads=True)}
+    if inits.use_bias:
+        # A third key, which leaves the two that `split` makes as they are.
+        zeros, for_bias = jnp.zeros((heads, 2 * block), dtype), jax.random.fold_in(key, 2)
+        bias = redraw(for_bias, zeros, inits.bias_init, "bias_init", 2, heads=True)
+        params["bias"] = bias.reshape(-1)
     a = jax.random.uniform(for_decay, (size,), dtype, a_min, a_max)
     log_sigmoid = jnp.log(a) / c
-    decay = log_sigmoid - jnp.log(-jnp.expm1(log_sigmoid))
-    return {"kernel": kernel, "bias": jnp.zeros(2 * size, dtype), "decay": decay}
+    return params | {"decay": log_sigmoid - jnp.log(-jnp.expm1(log_sigmoid))}
 
 
 def project(c: float, params: PyTree, x: jax.Array) -> Gated:
-    kernel, bias = params["kernel"], params["bias"]
+    kernel, bias = params["kernel"], params.get("bias")
     heads = kernel.shape[0]
     # The columns of a block are those of its r, then those of its i.
-    parts = zip(jnp.split(x, heads, -1), kernel, jnp.split(bias, heads), strict=True)
+    biases = [None] * heads if bias is None else jnp.split(bias, heads)
+    parts = zip(jnp.split(x, heads, -1), kernel, biases, strict=True)
     blocks = [jnp.split(matmul(x, k, b), 2, axis=-1) for x, k, b in parts]
     r, i = (sigmoid(widen(jnp.concatenate(gate, -1))) for gate in zip(*blocks, strict=True))
     decay = softplus(-widen(params["decay"])).astype(r.dtype)

@@ -13,6 +13,7 @@ from seqjax._static import static_partial
 from seqjax._types import Key, PyTree
 from seqjax.models import _state_space
 from seqjax.models._affine import affine_cell, widen
+from seqjax.models._initial import Initializers, PerGate, check_initializers, redraw, shown
 from seqjax.models.cell import Cell
 
 __all__ = ["s5"]
@@ -27,6 +28,7 @@ def s5(
     dt_min: float = 0.001,
     dt_max: float = 0.1,
     timesteps: bool = False,
+    kernel_init: PerGate = None,
     dtype: Any = None,
     param_dtype: Any = None,
 ) -> Cell:
@@ -47,6 +49,10 @@ def s5(
       dt_min, dt_max: Δ is drawn between these, uniformly in its logarithm.
       timesteps: whether the last feature of x(t), one more than I, is δ(t), the time that has
         passed since x(t-1), not negative: for series that are not sampled evenly. Else δ(t) = 1.
+      kernel_init: what the real B [I, 2H], C [2H, O] and D [I, O] start from, a function
+        `(key, shape, dtype) -> array` as `jax.nn.initializers` makes; the default if None. Λ and Δ
+        have no initializer: HiPPO's eigenvalues and `dt_min`, `dt_max` are what the model is. There
+        is no bias.
       dtype: of inputs and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 
@@ -85,12 +91,14 @@ def s5(
         raise ValueError(_checks.mismatch("dt_max", f"a number above dt_min = {dt_min:g}", dt_max))
     timesteps = _checks.flag("timesteps", timesteps)
     sizes = {"input_size": input_size, "hidden_size": hidden_size, "output_size": output_size}
+    inits = check_initializers(kernel_init=kernel_init)
+    options = {"blocks": blocks, "dt_min": dt_min, "dt_max": dt_max, "timesteps": timesteps}
     return affine_cell(
         s5,
         sizes,
         hidden_size,
-        init=static_partial(init, blocks, dt_min, dt_max),
-        options={"blocks": blocks, "dt_min": dt_min, "dt_max": dt_max, "timesteps": timesteps},
+        init=static_partial(init, blocks, dt_min, dt_max, inits),
+        options=options | shown(inits),
         dtype=dtype,
         param_dtype=param_dtype,
         complex_state=True,
@@ -120,6 +128,7 @@ def init(
     blocks: int,
     dt_min: float,
     dt_max: float,
+    inits: Initializers,
     input_size: int,
     hidden_size: int,
     output_size: int,
@@ -130,8 +139,12 @@ def init(
     for_b, for_c, for_d, for_dt = _checks.keys(key, 4)
     frequencies, vectors = hippo(2 * hidden_size // blocks)
     basis = jnp.asarray(np.kron(np.eye(blocks), vectors))
-    b = jax.random.normal(for_b, (input_size, 2 * hidden_size)) * input_size**-0.5
-    c = jax.random.normal(for_c, (2 * hidden_size, output_size)) * (2 * hidden_size) ** -0.5
+
+    def drawn(key: Key, rows: int, columns: int) -> jax.Array:
+        default = jax.random.normal(key, (rows, columns)) * rows**-0.5
+        return redraw(key, default, inits.kernel_init, "kernel_init")
+
+    b, c = drawn(for_b, input_size, 2 * hidden_size), drawn(for_c, 2 * hidden_size, output_size)
     b, c = b.astype(basis.dtype) @ basis.conj(), basis.T @ c.astype(basis.dtype)
     params = {
         "log_decay": jnp.full(hidden_size, np.log(0.5)),
@@ -143,8 +156,7 @@ def init(
         "input_kernel_imag": b.imag,
         "output_kernel_real": c.real,
         "output_kernel_imag": c.imag,
-        "feedthrough_kernel": jax.random.normal(for_d, (input_size, output_size))
-        * input_size**-0.5,
+        "feedthrough_kernel": drawn(for_d, input_size, output_size),
     }
     return {name: value.astype(dtype) for name, value in params.items()}
 

@@ -10,8 +10,15 @@ from jax.nn import sigmoid
 from seqjax import _checks
 from seqjax._static import call_text, static_partial
 from seqjax._types import Key, PyTree
-from seqjax.models._forget_bias import set_constant
-from seqjax.models._initial import Array, Initializers, draw_all
+from seqjax.models._forget_bias import check_forget_bias, set_constant
+from seqjax.models._initial import (
+    Array,
+    Initializers,
+    PerGate,
+    check_initializers,
+    draw_all,
+    shown,
+)
 from seqjax.models.cell import Cell
 from seqjax.models.lstm import readout
 from seqjax.ops.matmul import matmul
@@ -49,6 +56,10 @@ def slstm(
     heads: int = 1,
     forget_gate: ForgetGate = "sigmoid",
     forget_bias: float | None = None,
+    kernel_init: PerGate = None,
+    recurrent_init: PerGate = None,
+    bias_init: PerGate = None,
+    use_bias: bool = True,
     dtype: Any = None,
     param_dtype: Any = None,
 ) -> Cell:
@@ -78,14 +89,19 @@ def slstm(
         those before it, and m(t) is at most the largest i so far. Or "exp", the paper's other
         choice.
       forget_bias: what the bias of f starts from; drawn like the rest if None.
+      kernel_init, recurrent_init, bias_init: what the parameters start from, each a function
+        `(key, shape, dtype) -> array` as `jax.nn.initializers` makes, called for each gate, for
+        the recurrent kernel of each head; or a tuple of four, of i, f, g and o, with None for the
+        default.
+      use_bias: whether there is a b.
       dtype: of inputs, states and outputs; JAX's default float if None.
       param_dtype: of the parameters; `dtype` if None.
 
     Returns:
       A cell with params {"kernel": [I, 4H], "recurrent_kernel": [heads, H/heads, 4H/heads],
-      "bias": [4H]}, all drawn from U(±1/√H), the recurrent kernel from U(±1/√(H/heads)). The state
-      is SLSTMState(h, c, n, m), at first (0, 0, 0, -∞). It cannot be learned: where m is -∞, c and
-      n have no gradient.
+      "bias": [4H]}, all drawn from U(±1/√H), the recurrent kernel from U(±1/√(H/heads)), by
+      default. The state is SLSTMState(h, c, n, m), at first (0, 0, 0, -∞). It cannot be learned:
+      where m is -∞, c and n have no gradient.
 
     Raises:
       ValueError: `heads` does not divide `hidden_size`.
@@ -107,13 +123,20 @@ def slstm(
         expected = f"a divisor of hidden_size, {hidden_size}"
         raise ValueError(_checks.mismatch("heads", expected, heads))
     _checks.choice("forget_gate", forget_gate, get_args(ForgetGate))
-    if forget_bias is not None:
-        forget_bias = _checks.number("forget_bias", forget_bias)
+    inits = check_initializers(
+        4,
+        kernel_init=kernel_init,
+        recurrent_init=recurrent_init,
+        bias_init=bias_init,
+        use_bias=use_bias,
+    )
+    forget_bias, _ = check_forget_bias(forget_bias, None, use_bias)
     dtype = _checks.float_dtype("dtype", dtype)
     param_dtype = _checks.float_dtype("param_dtype", param_dtype, default=dtype)
     options = {"heads": heads, "forget_gate": forget_gate, "forget_bias": forget_bias}
+    sizes = input_size, hidden_size
     return Cell(
-        init=static_partial(init, input_size, hidden_size, heads, forget_bias, dtype=param_dtype),
+        init=static_partial(init, *sizes, heads, forget_bias, inits, dtype=param_dtype),
         initial_state=static_partial(initial_state, hidden_size, dtype=dtype),
         project=project,
         preactivate=preactivate,
@@ -123,7 +146,7 @@ def slstm(
         readout=readout,
         input_spec=jax.ShapeDtypeStruct((input_size,), dtype),
         dtype=dtype,
-        name=call_text(slstm, input_size, hidden_size, **options),
+        name=call_text(slstm, *sizes, **options, **shown(inits)),
     )
 
 
@@ -132,17 +155,20 @@ def init(
     hidden_size: int,
     heads: int,
     forget_bias: float | None,
+    inits: Initializers,
     key: Key,
     *,
     dtype: Any,
 ) -> dict[str, jax.Array]:
     size, bound = hidden_size // heads, hidden_size**-0.5
     arrays = {
-        "kernel": Array((input_size, 4 * hidden_size), bound, "kernel_init"),
-        "recurrent_kernel": Array((heads, size, 4 * size), size**-0.5, "recurrent_init"),
-        "bias": Array((4 * hidden_size,), bound, "bias_init"),
+        "kernel": Array((input_size, 4 * hidden_size), bound, "kernel_init", 4),
+        "recurrent_kernel": Array(
+            (heads, size, 4 * size), size**-0.5, "recurrent_init", 4, heads=True
+        ),
+        "bias": Array((4 * hidden_size,), bound, "bias_init", 4),
     }
-    params = draw_all(_checks.keys(key, len(arrays)), arrays, Initializers(), dtype)
+    params = draw_all(_checks.keys(key, len(arrays)), arrays, inits, dtype)
     return params if forget_bias is None else set_constant(forget_bias, 4, 1, key, params, bound)
 
 
@@ -152,7 +178,7 @@ def initial_state(hidden_size: int, params: PyTree, *, dtype: Any) -> SLSTMState
 
 
 def project(params: PyTree, x: jax.Array) -> Gates:
-    return Gates(*jnp.split(matmul(x, params["kernel"], params["bias"]), 4, axis=-1))
+    return Gates(*jnp.split(matmul(x, params["kernel"], params.get("bias")), 4, axis=-1))
 
 
 # A matmul for every head, since each is pooled over time and batch: see `seqjax.ops.matmul`.

@@ -71,7 +71,8 @@ CALLS = {
     ),
     "conv_lstm": (
         sj.conv_lstm,
-        {"input_shape": (4, 3), "channels": 2, "kernel_size": 3, "forget_bias": 1.0, **DTYPES},
+        {"input_shape": (4, 3), "channels": 2, "kernel_size": 3, "forget_bias": 1.0}
+        | {**INITS, "use_bias": True, **DTYPES},
     ),
     "branches": (branches, {"models[0]": LSTM, "models[1]": LSTM, "merge": "sum"}),
     "feedback": (sj.feedback, {"model": sj.gru(4, 3), "merge": "concat"}),
@@ -162,15 +163,18 @@ CALLS = {
     "matmul": (sj.matmul, {"x": XS, "kernel": jnp.ones((3, 2)), "bias": None}),
     "lru": (
         sj.lru,
-        {**SIZES, "output_size": 2, "r_min": 0.0, "r_max": 1.0, "max_phase": 6.0, **DTYPES},
+        {**SIZES, "output_size": 2, "r_min": 0.0, "r_max": 1.0, "max_phase": 6.0}
+        | {"kernel_init": None, **DTYPES},
     ),
     "min_gru": (
         sj.min_gru,
-        {**SIZES, "positive_candidate": True, "learn_initial_state": True, **DTYPES},
+        {**SIZES, "positive_candidate": True, "learn_initial_state": True}
+        | {**LAYER_INITS, "use_bias": True, **DTYPES},
     ),
     "min_lstm": (
         sj.min_lstm,
-        {**SIZES, "positive_candidate": True, "learn_initial_state": True, **DTYPES},
+        {**SIZES, "positive_candidate": True, "learn_initial_state": True}
+        | {**LAYER_INITS, "use_bias": True, **DTYPES},
     ),
     "rg_lru": (
         sj.rg_lru,
@@ -180,6 +184,8 @@ CALLS = {
             "c": 8.0,
             "a_min": 0.9,
             "a_max": 0.99,
+            **LAYER_INITS,
+            "use_bias": True,
             "learn_initial_state": True,
             **DTYPES,
         },
@@ -193,6 +199,7 @@ CALLS = {
             "dt_min": 0.001,
             "dt_max": 0.1,
             "timesteps": True,
+            "kernel_init": None,
             **DTYPES,
         },
     ),
@@ -231,7 +238,8 @@ CALLS = {
     "sample": (sj.sample, {"key": KEY, "logits": jnp.ones(3), **SAMPLING}),
     "slstm": (
         sj.slstm,
-        {**SIZES, "heads": 2, "forget_gate": "sigmoid", "forget_bias": 1.0, **DTYPES},
+        {**SIZES, "heads": 2, "forget_gate": "sigmoid", "forget_bias": 1.0}
+        | {**INITS, "use_bias": True, **DTYPES},
     ),
     "stack": (stack, {"models[0]": LSTM, "models[1]": sj.dense(4, 2)}),
     "tdnn": (

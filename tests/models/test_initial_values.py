@@ -28,6 +28,16 @@ MODELS = {
     "tdnn": lambda **o: sj.tdnn(I, O, delays=(0, 2), **o),
     "narx": lambda **o: sj.narx(I, H, O, **o),
     "jordan": lambda **o: sj.jordan(I, H, O, decay=0.5, **o),
+    "slstm": lambda **o: sj.slstm(I, H, heads=2, **o),
+    "conv_lstm": lambda **o: sj.conv_lstm((5, I), H, 3, **o),
+    "min_gru": lambda **o: sj.min_gru(I, H, **o),
+    "min_lstm": lambda **o: sj.min_lstm(I, H, **o),
+    "rg_lru": lambda **o: sj.rg_lru(H, heads=2, **o),
+}
+# Of matrices alone, which have neither gates nor biases.
+STATE_SPACES = {
+    "lru": lambda **o: sj.lru(I, H, O, **o),
+    "s5": lambda **o: sj.s5(I, H, O, blocks=2, **o),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -42,7 +52,7 @@ def uniform(key, shape, bound):
 
 
 def make(name, **options):
-    return MODELS[name](dtype=jnp.float64, **options)
+    return (MODELS | STATE_SPACES)[name](dtype=jnp.float64, **options)
 
 
 @every_cell
@@ -108,6 +118,70 @@ def test_each_gate_is_drawn_on_its_own(name):
         np.testing.assert_allclose(block @ block.T, np.eye(H), atol=1e-13)
 
 
+HEADS = {"slstm": (4, 2), "conv_lstm": (4, 1), "min_gru": (2, 1), "min_lstm": (3, 1)}
+HEADS |= {"rg_lru": (2, 2)}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_each_gate_of_each_head_is_drawn_on_its_own(name):
+    gates, heads = HEADS[name]
+    options = dict.fromkeys(("kernel_init", "bias_init"), numbered)
+    options |= {"recurrent_init": numbered} if name in ("slstm", "conv_lstm") else {}
+    params = make(name, **options).init(KEY)
+    found = []
+    for array, value in params.items():
+        if array == "decay":
+            continue
+        split = name == "rg_lru" or (name == "slstm" and value.ndim == 3)
+        shape = value.shape[-1:] if value.ndim == 3 or not split else (value.size // heads,)
+        for head in np.split(np.ravel(value), heads if split else 1):
+            blocks = np.split(head.reshape(-1, *shape), gates, axis=-1)
+            assert all(np.all(block == block.flat[0]) for block in blocks)
+            found += [float(block.flat[0]) for block in blocks]
+    assert len({*found}) == len(found)
+    of_one = (*[None] * (gates - 1), INIT.ones)
+    some, default = make(name, kernel_init=of_one).init(KEY), make(name).init(KEY)
+    blocks = zip(*(np.split(p["kernel"], gates, -1) for p in (some, default)), strict=True)
+    *others, (last, _) = blocks
+    assert np.all(last == 1)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in others)
+
+
+def test_a_block_is_what_an_initializer_takes_for_a_matrix():
+    """Of each head, and of each place of a window, whose size counts as in JAX's convolutions."""
+    blocks = make("slstm", recurrent_init=ORTHOGONAL).init(KEY)["recurrent_kernel"]
+    for block in (b for head in blocks for b in np.split(head, 4, axis=-1)):
+        np.testing.assert_allclose(block @ block.T, np.eye(H // 2), atol=1e-13)
+    wide = sj.conv_lstm((5, 5, 30), 40, 3, kernel_init=INIT.he_normal())
+    assert float(wide.init(KEY)["kernel"].std()) == pytest.approx((2 / (9 * 30)) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("name", STATE_SPACES)
+def test_the_matrices_of_a_state_space(name):
+    default, params = (make(name, **o).init(KEY) for o in ({}, {"kernel_init": INIT.zeros}))
+    for array, value in params.items():
+        np.testing.assert_array_equal(value, 0 if "kernel" in array else default[array])
+    assert repr(make(name, kernel_init=INIT.zeros)).endswith(", kernel_init=zeros)")
+    drawn = make(name, kernel_init=numbered).init(KEY)
+    assert make(name, kernel_init=numbered).astype(jnp.float32) == (MODELS | STATE_SPACES)[name](
+        dtype=jnp.float32, kernel_init=numbered
+    )
+    if name == "lru":  # s5 has its matrices in another basis
+        assert len({float(a[0, 0]) for n, a in drawn.items() if "kernel" in n}) == 5
+
+
+def test_the_real_matrix_of_s5_is_what_is_drawn():
+    """HiPPO's eigenvectors V are orthonormal: 2 Re(B V V*) over the upper half is B."""
+    from seqjax.models.s5 import hippo
+
+    b = lambda key, shape, dtype: jnp.arange(float(shape[0] * shape[1])).reshape(shape)
+    params = sj.s5(I, H, O, kernel_init=b, dtype=jnp.float64).init(KEY)
+    half = np.array(params["input_kernel_real"]) + 1j * np.array(params["input_kernel_imag"])
+    np.testing.assert_allclose(
+        2 * (half @ hippo(2 * H)[1].T).real, b(KEY, (I, 2 * H), None), atol=1e-10
+    )
+
+
 def test_a_tuple_has_an_initializer_for_each_gate():
     default = make("lstm").init(KEY)
     some = make("lstm", bias_init=(None, INIT.ones, None, INIT.zeros)).init(KEY)
@@ -121,7 +195,8 @@ def test_a_tuple_has_an_initializer_for_each_gate():
 
 
 def test_the_forget_bias_goes_before_an_initializer():
-    for name, gates, keep in (("lstm", 4, 1), ("gru", 3, 1)):
+    cells = (("lstm", 4, 1), ("gru", 3, 1), ("slstm", 4, 1), ("conv_lstm", 4, 1))
+    for name, gates, keep in cells:
         params = make(name, forget_bias=2, bias_init=INIT.ones).init(KEY)
         wanted = np.ones((gates, H))
         wanted[keep] = 2
@@ -156,7 +231,7 @@ def test_chrono(name):
     assert not np.any(rest)
 
 
-@pytest.mark.parametrize("name", ["rnn", "elman", "lstm", "gru", "dense", "tdnn"])
+@pytest.mark.parametrize("name", ["rnn", "elman", "lstm", "gru", "dense", "tdnn", *HEADS])
 def test_without_a_bias(name):
     """There is none, and the model computes as with one that is zero."""
     with_bias, without = make(name), make(name, use_bias=False)
@@ -165,7 +240,8 @@ def test_without_a_bias(name):
     biases = {n: jnp.zeros_like(a) for n, a in full.items() if "bias" in n}
     assert params.keys() | biases.keys() == full.keys()
     assert not params.keys() & biases.keys()
-    xs = jnp.asarray(np.random.default_rng(1).standard_normal((9, I)))
+    xs = jnp.asarray(np.random.default_rng(1).standard_normal((9, *without.input_spec.shape)))
+    full |= {n: full[n] + 1 for n in biases}  # that of one is zero by default
     ours, theirs = (sj.unroll(m, p, xs)[1] for m, p in ((without, params), (with_bias, full)))
     assert not np.allclose(ours, theirs)
     theirs = sj.unroll(with_bias, params | biases, xs)[1]
@@ -177,7 +253,7 @@ def test_without_a_bias(name):
 @every_model
 def test_models_with_initializers_are_values(name):
     options = {"kernel_init": sj.static_partial(shifted, 2.0), "bias_init": (INIT.zeros,)}
-    if name in ("lstm", "gru"):
+    if name in ("lstm", "gru", *HEADS):
         options["bias_init"] = INIT.zeros
     again = options | {"kernel_init": sj.static_partial(shifted, 2.0)}
     model = make(name, **options)
