@@ -12,6 +12,7 @@ from seqjax._tree import at_step, is_half, is_inexact, is_traced, length_of, whe
 from seqjax._types import Activate, ActivateVJP, Preactivate, PreactivateVJP, PyTree
 from seqjax.ops._jax import explicit_mesh, on_mesh, vary_over, varying_axes
 from seqjax.ops.hoist import Hoisted, hoist
+from seqjax.ops.lookup import rows_at
 from seqjax.ops.shift import spread
 from seqjax.ops.zero_cotangent import PRIMITIVE as ZERO_COTANGENT
 from seqjax.ops.zero_cotangent import zero_cotangent
@@ -163,7 +164,8 @@ def fill(valid: jax.Array | None, series: PyTree) -> PyTree:
     first, some = jnp.argmax(valid), jnp.any(valid)
 
     def filled(a: jax.Array) -> jax.Array:
-        instead = zero_cotangent(where(some, a[first], harmless(a[first])))
+        one = rows_at(a, first)
+        instead = zero_cotangent(where(some, one, harmless(one)))
         return jax.vmap(where, (0, 0, None))(valid, a, instead)
 
     return jax.tree.map(filled, series)

@@ -83,8 +83,8 @@ def unroll(
     check_tokens("xs", given, model.vocabulary_size, steps.valid)
     if time == 0:
         return state, _no_outputs(model, params, state, xs)
-    # What is shared by a batch on explicit axes has a gradient there: its type must say where.
-    params = placed_with(params, (xs, state, steps))
+    # What a batch on explicit axes has in common gets its gradient there: its type must say where.
+    params, xs = placed_with((params, xs), (xs, state, steps))
     state = vary_with(_spread_over_batch(state, xs), (params, xs, steps))
     xs = fill(steps.valid, xs)
     if reverse:

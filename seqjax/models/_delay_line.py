@@ -16,6 +16,7 @@ from seqjax import _checks
 from seqjax._tree import is_half
 from seqjax._types import PyTree
 from seqjax.engine.recurrence import Steps, zero_invalid
+from seqjax.ops.lookup import rows_at
 from seqjax.ops.matmul import matmul
 from seqjax.ops.shift import spread
 from seqjax.ops.zero_cotangent import zero_cotangent
@@ -83,7 +84,7 @@ def read_series(
         line = line[time:]
     else:
         line = lax.dynamic_slice_in_dim(line, rank[-1] + 1, before)
-        us = us[jnp.maximum(rank, 0)]
+        us = rows_at(us, jnp.maximum(rank, 0))
     if begin is not None:
         count = time if rank is None else rank[-1] + 1
         kept = (count + jnp.arange(before) >= begin[-1])[:, None]
@@ -100,7 +101,7 @@ def _valid_first(valid: jax.Array, rank: jax.Array, series: PyTree) -> PyTree:
     place = jnp.where(valid, rank, rank.shape[0])
     numbers = jnp.arange(rank.shape[0], dtype=rank.dtype)
     order = jnp.zeros_like(rank).at[place].set(numbers, mode="drop")
-    return zero_invalid(numbers <= rank[-1], jax.tree.map(lambda a: a[order], series))
+    return zero_invalid(numbers <= rank[-1], jax.tree.map(lambda a: rows_at(a, order), series))
 
 
 def _cut_before(reached: jax.Array, rows: jax.Array, numbers: jax.Array) -> jax.Array:

@@ -6,7 +6,17 @@ import jax.numpy as jnp
 from seqjax._tree import wide_dtype
 from seqjax.ops._jax import sharding_of_rows
 
-__all__ = ["lookup"]
+__all__ = ["lookup", "rows_at"]
+
+
+def rows_at(table: jax.Array, numbers: jax.Array) -> jax.Array:
+    """`table[numbers]`, where a batch on explicit axes may have either of them in common."""
+    sharding = sharding_of_rows(table, numbers)
+    if sharding is None:
+        return table[numbers]
+    if not numbers.ndim:  # a slice to JAX, which would not be told
+        return rows_at(table, numbers[None])[0]
+    return table.at[numbers].get(out_sharding=sharding)
 
 
 @jax.custom_jvp

@@ -137,7 +137,8 @@ def on_eight_devices(*names):
 def params_off_the_mesh():
     """The gradient of parameters whose type has no mesh, beside a batch on explicit axes.
 
-    Of delay lines, as convolutions and gathered, and of a matmul; all in one program.
+    Of delay lines, as convolutions and gathered, and of a matmul; of a mask, and of inputs, that
+    the batch has in common; all in one program.
     """
     import jax
     import numpy as np
@@ -153,7 +154,7 @@ def params_off_the_mesh():
     measured = np.random.default_rng(1).standard_normal((4, 7, 2))
     batch = batches[0]["xs"], jax.numpy.asarray(measured), batches[0]["mask"]
 
-    def div(params, *batch):
+    def div(params, common_xs, common_mask, *batch):
         def each(xs, ys, mask):
             at = narx, params[0], xs, ys
             return [
@@ -162,14 +163,18 @@ def params_off_the_mesh():
                 weighted(sj.predict_ahead(*at, steps_ahead=3, mask=mask)),
                 weighted(sj.unroll(tdnn, params[1], xs)),
                 weighted(sj.unroll(lstm, params[2], xs, mask=mask)),
+                weighted(sj.teacher_force(*at, mask=common_mask)),
+                weighted(sj.unroll(tdnn, params[1], common_xs, mask=mask)),
             ]
 
         return sum(total.sum() for total in jax.vmap(each)(*batch))
 
-    theirs = jax.device_get(gradient(div)(params, *batch))
+    common = batch[0][0], batch[2][0]
+    theirs = jax.device_get(gradient(div, (0, 1, 3))(params, *common, *batch))
     mesh = jax.make_mesh((jax.device_count(),), ("batch",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh):
-        ours = gradient(div)(params, *jax.device_put(batch, P("batch")))
+        split = jax.device_put(batch, P("batch"))
+        ours = gradient(div, (0, 1, 3))(params, *common, *split)
     yield {
         "devices": jax.device_count(),
         "spec of d_xs": str(ours[-1].sharding.spec[0]),
