@@ -32,8 +32,8 @@ def trajectory(
     The gradient with respect to `perturb`, at zero, is ∂L/∂h(t) of every t: that of all that
     depends on h(t), y(t) included (of a complex state, as JAX has it, the conjugate). Where a step
     does not show how y(t) is made of the state (`sj.from_step`, `sj.feedback`), or y(t) is not made
-    of it (the delay lines of `sj.tdnn`), it is the gradient by way of the later steps. Steps run one
-    after the other, in a plain scan.
+    of it (the delay lines of `sj.tdnn`), it is the gradient by way of the later steps. Steps run
+    one after the other, in a plain scan.
 
     Args:
       model: any model that has a `step`.
