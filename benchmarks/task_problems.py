@@ -48,7 +48,6 @@ class Task(NamedTuple):
       budget: by default.
       load: `load(file) -> Data`; the file is None for generated series.
       published: scores of others, by kind of model.
-      chance: the score of the best answer that remembers nothing, if it is known.
       steps: of a series, if all have as many and it is generated.
       remember: for how many steps gates should keep at first, if that is known.
       reads_tokens: whether x(t) is an integer.
@@ -62,7 +61,6 @@ class Task(NamedTuple):
     budget: Budget
     load: Callable
     published: dict[str, float]
-    chance: float | None = None
     steps: int | None = None
     remember: int | None = None
     reads_tokens: bool = False
@@ -91,8 +89,8 @@ class Data(NamedTuple):
 EVALUATED = (16, 128)  # pieces of so many series
 
 
-def generated(problem: Problem, budget: Budget, scale: float, score: str, published: dict) -> Task:
-    """A problem of `examples/long_memory.py`; scored is the loss over `scale`."""
+def generated(problem: Problem, budget: Budget, score: str, published: dict) -> Task:
+    """A problem of `examples/long_memory.py`; scored is the loss of new series."""
     steps, inputs, outputs = problem.shape
 
     def batches(seed: int, budget: Budget) -> Iterator[tuple]:
@@ -112,13 +110,10 @@ def generated(problem: Problem, budget: Budget, scale: float, score: str, publis
     def evaluate(model, params, part):
         del part  # no update comes that far
         keys = jax.random.split(jax.random.fold_in(jax.random.key(0), 2**31 - 1), EVALUATED)
-        return float(np.mean([evaluated(model, params, *problem.draw(k)) for k in keys])) / scale
+        return float(np.mean([evaluated(model, params, *problem.draw(k)) for k in keys]))
 
     load = lambda file: Data(batches, loss, evaluate)
-    chance = problem.chance / scale
-    return Task(
-        problem.title, score, inputs, outputs, budget, load, published, chance, steps, steps
-    )
+    return Task(problem.title, score, inputs, outputs, budget, load, published, steps, steps)
 
 
 def parity(length: int, budget: Budget) -> Task:
@@ -159,7 +154,7 @@ def parity(length: int, budget: Budget) -> Task:
 
     load = lambda file: Data(batches, loss, evaluate)
     score = "% right at the last step"
-    return Task(f"parity, T = {length}", score, 1, 1, budget, load, {}, 50.0, length)
+    return Task(f"parity, T = {length}", score, 1, 1, budget, load, {}, length)
 
 
 # Music.
@@ -244,13 +239,13 @@ def text(title: str, budget: Budget, span: int, vocabulary: int, published: dict
 # The sizes of Bai et al. 2018 (arXiv:1803.01271), table 1, where there is one: theirs are the
 # published figures, but for those of the minimal units (Feng et al. 2024, arXiv:2410.01201).
 TASKS = {
-    "adding_200": generated(adding(200), Budget(20_000, 2000, 32, 1e-2), 1.0, "MSE", {}),
+    "adding_200": generated(adding(200), Budget(20_000, 2000, 32, 1e-2), "MSE", {}),
     "adding_600": generated(
-        adding(600), Budget(70_000, 5000, 32, 3e-3), 1.0, "MSE",
+        adding(600), Budget(70_000, 5000, 32, 3e-3), "MSE",
         {"lstm": 0.164, "gru": 5.3e-5, "rnn": 0.177},
     ),
     "copy_200": generated(
-        copy(200), Budget(16_000, 10_000, 32, 3e-3), 1.0, "nats per step", {}
+        copy(200), Budget(16_000, 10_000, 32, 3e-3), "nats per step", {}
     ),
     "parity_256": parity(256, Budget(10_000, 1000, 32, 1e-2)),
     "jsb": music(

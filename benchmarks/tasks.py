@@ -104,8 +104,8 @@ def table(name: str, rows: dict[str, dict]) -> str:
 
 
 def spread(scores: list[float]) -> str:
-    mean = f"{statistics.mean(scores):.3g}"
-    return f"{mean} ± {statistics.stdev(scores):.2g}" if len(scores) > 1 else mean
+    mean = f"{statistics.mean(scores):#.3g}".rstrip(".")
+    return f"{mean} ± {statistics.stdev(scores):#.2g}" if len(scores) > 1 else mean
 
 
 def main(argv: list[str] | None = None):

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import statistics
 from pathlib import Path
 
 import jax
@@ -73,8 +72,10 @@ def test_what_the_docs_say_of_parity_is_true_of_the_rows():
 
 
 def test_what_the_docs_say_of_the_chorales_is_true_of_the_rows():
-    mean = {kind: statistics.mean(row["scores"].values()) for kind, row in ROWS["jsb"].items()}
-    assert {kind for kind in mean if mean[kind] <= TASKS["jsb"].published[kind]} == {"lstm"}
+    published = TASKS["jsb"].published
+    scores = {kind: row["scores"].values() for kind, row in ROWS["jsb"].items()}
+    assert max(scores["lstm"]) < published["lstm"]
+    assert min(scores["gru"]) > published["gru"]
 
 
 @pytest.mark.usefixtures("as_a_script")
