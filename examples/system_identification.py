@@ -27,6 +27,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -131,7 +132,8 @@ def main(argv=None):
             runs[name] = np.asarray(run_freely(params, record.test_xs)[1])
             ahead = ["–", "–"]
             if name.startswith("NARX"):
-                given = system.model, params, record.test_xs, record.test_ys
+                narx: Any = system.model
+                given = narx, params, record.test_xs, record.test_ys
                 found = [sj.predict_ahead(*given, steps_ahead=k)[1] for k in (1, 5)]
                 ahead = [f"{error(each, record.test_ys):.2f}" for each in found]
             count = sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -14,7 +14,7 @@ from seqjax._types import PyTree
 __all__ = ["DataParallel", "data_parallel"]
 
 
-def data_parallel(devices: Sequence[jax.Device] | None = None) -> "DataParallel":
+def data_parallel(devices: Sequence[Any] | None = None) -> "DataParallel":
     """Places a batch over devices, and copies of the parameters on each of them.
 
     All that training on several devices needs: what is computed of arrays so placed runs on all

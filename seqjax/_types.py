@@ -1,5 +1,6 @@
 """The types in seqjax's signatures: pytrees, random keys, and one protocol per cell function."""
 
+from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 import jax
@@ -55,10 +56,8 @@ class Step(Protocol):
     def __call__(self, params: PyTree, state: PyTree, x: PyTree, /) -> tuple[PyTree, PyTree]: ...
 
 
-class Project(Protocol):
-    """u(t), from the input alone, and from what the step draws, if it does."""
-
-    def __call__(self, params: PyTree, x: PyTree, /, *drawn: PyTree) -> PyTree: ...
+# u(t), of (params, x(t)), and of what the step draws, if it does.
+Project: TypeAlias = Callable[..., PyTree]
 
 
 class Draw(Protocol):

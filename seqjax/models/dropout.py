@@ -79,7 +79,10 @@ class Dropout(StreamedModel):
     shared_over_time: bool
     input_spec = None
     receptive_field = 1
-    stochastic = True
+
+    @property
+    def stochastic(self) -> bool:
+        return True
 
     def __repr__(self) -> str:
         return call_text(dropout, self.rate, shared_over_time=self.shared_over_time)

@@ -60,14 +60,14 @@ def weight_drop(
         raise ValueError(_checks.mismatch("names", "names of parameters", given))
     if key is None:
         return params
-    key = _checks.key("key", key)
+    base = _checks.key("key", key)
     numbers = iter(range(len(found)))
 
     def dropped(path: Any, leaf: jax.Array) -> jax.Array:
         number = next(numbers)
         if _name(path) not in wanted:
             return leaf
-        kept = jax.random.bernoulli(jax.random.fold_in(key, number), 1 - rate, leaf.shape)
+        kept = jax.random.bernoulli(jax.random.fold_in(base, number), 1 - rate, leaf.shape)
         return jnp.where(kept, leaf / (1 - rate), jnp.zeros_like(leaf))
 
     return jax.tree_util.tree_map_with_path(dropped, params)
