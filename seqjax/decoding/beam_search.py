@@ -1,6 +1,5 @@
 """Beam search: the most likely series of symbols, among those that a few hypotheses reach."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -22,7 +21,7 @@ from seqjax.decoding._symbols import (
 from seqjax.engine.model import Model
 from seqjax.engine.per_model import compiled
 from seqjax.engine.recurrence import vary_with
-from seqjax.ops._jax import sharding_of_rows
+from seqjax.ops.lookup import rows_at
 
 __all__ = ["beam_search"]
 
@@ -148,11 +147,11 @@ def _beam_search(
         held, log_prob, scores = jax.vmap(continuations, (0, 0, 0, None))(held, state, logits, i)
         chosen = lax.top_k(scores.ravel(), beams)[1]
         parent, symbol = jnp.divmod(chosen, logits.shape[1])
-        held = jax.tree.map(partial(rows, parent), held)
+        held = jax.tree.map(lambda a: rows_at(a, parent), held)
         undefined = jnp.isnan(log_prob).any()
         return held._replace(
             symbols=held.symbols.at[:, i].set(symbol),
-            log_prob=jnp.where(undefined, jnp.nan, rows(chosen, log_prob.ravel())),
+            log_prob=jnp.where(undefined, jnp.nan, rows_at(log_prob.ravel(), chosen)),
             stopped=held.stopped if writer.stop is None else held.stopped | (symbol == writer.stop),
         )
 
@@ -178,11 +177,6 @@ def _beam_search(
     held, _ = lax.scan(write, best(held, states, logits, places[0]), places[1:])
     symbols = jnp.where(held.log_prob[:, None] > -jnp.inf, held.symbols, UNDEFINED)
     return held.state, symbols, score(held.log_prob, held.size)
-
-
-def rows(numbers: jax.Array, array: jax.Array) -> jax.Array:
-    sharding = sharding_of_rows(array, numbers)
-    return array.at[numbers].get(mode="promise_in_bounds", out_sharding=sharding)
 
 
 def log_softmax(logits: jax.Array) -> jax.Array:
