@@ -30,12 +30,12 @@ import seqjax as sj
 try:
     from _char_rnn.checkpoints import interruptible, open_checkpoints, restore, resume, save
     from _char_rnn.devices import claim_cores, open_devices, split_if_divisible
-    from _char_rnn.figures import draw_activation, draw_curves
-    from _char_rnn.model import activations, initial_states, make_model
+    from _char_rnn.figures import draw
+    from _char_rnn.model import initial_states, make_model
     from _char_rnn.options import parse, parser
     from _char_rnn.report import console, describe, progress_bar
     from _char_rnn.sampling import make_writer, write_sample
-    from _char_rnn.text import encode, read_data
+    from _char_rnn.text import read_data
 except ImportError as missing:
     sys.exit(f"{missing}. This example needs: pip install 'seqjax[examples]'")
 
@@ -80,7 +80,6 @@ def train(options, checkpoints):
     optimizer = optax.chain(optax.clip_by_global_norm(options.grad_clip), optax.adam(rate))
     step = sj.train.make_step(loss, optimizer, has_aux=True)
     write = make_writer(model, data.vocabulary, options)
-
     val = split_if_divisible(devices, data.val.swapaxes(0, 1))
 
     @jax.jit
@@ -100,7 +99,6 @@ def train(options, checkpoints):
     if options.resume:
         done, history, params, carried = resume(checkpoints, options, data, params, carried)
     opt_state, states = carried
-
     title = describe(options, data, params, done, devices)
     per_epoch, seconds = (data.streams.shape[1] - 1) // span, []
     with interruptible() as interrupted, progress_bar(done, options.steps) as (progress, bar):
@@ -126,22 +124,15 @@ def train(options, checkpoints):
                 said = f"{recent:.3f} bits/char in training, {bits:.3f} in validation, {speed:,.0f}"
                 console.print(f"\n── update {done:,}: {said} chars/s ──", style="bold cyan")
                 length = 1000 if done == options.steps else 200
-                on_host, sample = jax.device_get(params), jax.random.fold_in(sample_key, done)
-                console.print(write(on_host, sample, length))
+                console.print(write(params, jax.random.fold_in(sample_key, done), length))
                 save(checkpoints, options, data, done, history, params, (opt_state, states))
         save(checkpoints, options, data, done, history, params, (opt_state, states))
     if done < options.steps:
         how = f"{Path(sys.argv[0]).name} --out {options.out} --resume"
         return console.print(f"Stopped after update {done:,}, which is saved. To continue: {how}")
 
-    draw_curves(out / "curves.png", history, title, options.grad_clip)
-    cells = np.array(
-        activations(model, jax.device_get(params), encode(data.unseen, data.vocabulary))
-    )
-    what = draw_activation(out / "activation.png", cells, data.unseen)
-    console.print(f"\ncurves      {out / 'curves.png'}")
-    console.print(f"activation  {out / 'activation.png'}: {what}")
-    console.print(f"checkpoint  {out / 'checkpoint'}: --sample 1000 writes more")
+    drawn = draw(out, history, title, options, model, params, data)
+    console.print(f"\n{drawn}\ncheckpoint  {out / 'checkpoint'}: --sample 1000 writes more")
 
 
 def main(argv=None):

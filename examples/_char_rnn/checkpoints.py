@@ -5,6 +5,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import jax
 import orbax.checkpoint as ocp
 from _char_rnn.options import REMEMBERED, parser
 from _char_rnn.text import Data
@@ -33,6 +34,8 @@ def save(checkpoints, options, data: Data, step: int, history: dict, params, car
         "checksum": data.checksum,
         "history": history,
     }
+    # From the host: what is saved does not depend on the devices, and any number of them reads it.
+    params, carried = jax.device_get((params, carried))
     items = ocp.args.Composite(
         notes=ocp.args.JsonSave(notes),
         params=ocp.args.StandardSave(params),

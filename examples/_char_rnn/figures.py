@@ -4,9 +4,23 @@ import re
 import warnings
 from pathlib import Path
 
+import jax
 import numpy as np
+from _char_rnn.model import activations
+from _char_rnn.text import Data, encode
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+
+import seqjax as sj
+
+
+def draw(out: Path, history: dict, title: str, options, model: sj.Model, params, data: Data) -> str:
+    """Draws both into a folder; says which they are."""
+    draw_curves(out / "curves.png", history, title, options.grad_clip)
+    unseen = encode(data.unseen, data.vocabulary)
+    cells = np.array(activations(model, jax.device_get(params), unseen))
+    what = draw_activation(out / "activation.png", cells, data.unseen)
+    return f"curves      {out / 'curves.png'}\nactivation  {out / 'activation.png'}: {what}"
 
 
 def draw_curves(path: Path, history: dict, title: str, clip: float):

@@ -24,7 +24,8 @@ def make_writer(model: sj.Model, vocabulary: str, options):
         if (prompt < 0).any():
             strange = "".join(sorted(set(prime) - set(vocabulary)))
             parser.error(f"--prime: expected characters of the text learned, got {strange!r}")
-        written = generate(params, prompt, key, length).tolist()
+        # One device is enough, whatever the parameters lie on.
+        written = generate(jax.device_get(params), prompt, key, length).tolist()
         if -1 in written:
             parser.error("the model has no finite logits: no character can be drawn")
         return "".join(vocabulary[i] for i in written)

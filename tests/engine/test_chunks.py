@@ -17,7 +17,7 @@ def run(time, size, steps):
     lengths = []
 
     def chunk(total, inputs):
-        xs, (valid, reset, _) = inputs
+        xs, (valid, reset, *_) = inputs
         lengths.append((length_of(xs), valid is None))
         valid = jnp.ones(len(xs), bool) if valid is None else valid
         again = jnp.zeros(len(xs), bool) if reset is None else reset
