@@ -115,7 +115,7 @@ def _cells(model: Model, x: PyTree, name: str = "") -> Iterator[tuple[Cell, str,
     Of models of models only those are gone into whose inputs are known.
     """
     for number, (part, inner) in enumerate(model.parts.items()):
-        reads = x if number == 0 else inner.input_spec
+        reads = x if number == 0 and inner.input_spec is None else inner.input_spec
         yield from _cells(inner, reads, f"{name}{part}.")
     if isinstance(model, Cell) and x is not None:
         yield model, name, x

@@ -129,9 +129,6 @@ def _without_bias(dtype):
         sj.gru(3, 3, **options),
         sj.gru(3, 3, reset_after=False, **options),
         sj.rnn(3, 3, kernel_init=(None,), **options),
-        sj.slstm(3, 4, heads=2, **options),
-        sj.rg_lru(4, heads=2, **options),
-        sj.min_gru(4, 3, **options),
         sj.tdnn(3, 3, delays=(0, 2), **options),
         sj.dense(3, 2, **options),
     )
