@@ -19,6 +19,7 @@ import seqjax as sj
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 try:
+    from _char_rnn.model import initial_states
     from _char_rnn.text import read_data
     from _long_memory.problems import Problem, adding, copy
     from _music.data import KEYS, Rolls, batches, read_rolls
@@ -208,14 +209,10 @@ def text(title: str, budget: Budget, span: int, vocabulary: int, published: dict
             del part  # there are two parts: the last tenth is not trained on
             return float(per_character(model, params, val))
 
-        return Data(batches, loss, evaluate, carried)
-
-    def carried(model, params, count):
-        state = model.initial_state(params)
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), state)
+        return Data(batches, loss, evaluate, initial_states)
 
     def loss(model, params, states, keys, symbols, begins):
-        beginning = carried(model, params, len(symbols))
+        beginning = initial_states(model, params, len(symbols))
         states = jax.tree.map(functools.partial(jnp.where, begins), beginning, states)
         read = lambda state, xs, key: sj.unroll(model, params, xs, state, key=key)
         states, logits = jax.vmap(read)(states, symbols[:, :-1], keys)
@@ -230,7 +227,9 @@ def text(title: str, budget: Budget, span: int, vocabulary: int, published: dict
             nats = optax.softmax_cross_entropy_with_integer_labels(logits, symbols[:, 1:])
             return states, jnp.mean(nats)
 
-        return jnp.mean(jax.lax.scan(piece, carried(model, params, pieces.shape[1]), pieces)[1])
+        return jnp.mean(
+            jax.lax.scan(piece, initial_states(model, params, pieces.shape[1]), pieces)[1]
+        )
 
     return Task(title, "nats per character", vocabulary, vocabulary, budget, load, published,
                 reads_tokens=True)  # fmt: skip

@@ -56,7 +56,8 @@ RULES = {
     "seqjax/models/rg_lru.py": ["_bounded_sqrt_jvp"],
     "seqjax/models/_delay_line.py": ["_convolve", "_gather", "_grid", "extend", "read_series"],
     "seqjax/models/_recurrent_dropout.py": ["dropped"],
-    "seqjax/models/dropout.py": ["bounded_step", "_shared", "drop"],
+    "seqjax/models/_dropped.py": ["drop", "scaled"],
+    "seqjax/models/dropout.py": ["bounded_step", "_shared", "drop_tree"],
     "seqjax/models/weight_drop.py": ["dropped"],
     "seqjax/engine/keys.py": ["step_keys", "part_key"],
     "seqjax/compose/zoneout.py": [
@@ -165,6 +166,7 @@ QUICK = {
     **dict.fromkeys(
         (
             "seqjax/models/_recurrent_dropout.py",
+            "seqjax/models/_dropped.py",
             "seqjax/models/dropout.py",
             "seqjax/models/weight_drop.py",
             "seqjax/engine/keys.py",

@@ -18,8 +18,7 @@ def make_model(vocabulary_size: int, options) -> sj.Model:
 
 
 def initial_states(model: sj.Model, params, count: int):
-    state = model.initial_state(params)
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), state)
+    return jax.vmap(model.initial_state, in_axes=None, axis_size=count)(params)
 
 
 @functools.partial(jax.jit, static_argnums=0)

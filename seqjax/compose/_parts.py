@@ -47,7 +47,7 @@ class Several(StreamedModel):
     def steps_of(self, bound: Bound, key: Key | None) -> list[Step]:
         """`bounded_step` of each model."""
         return [
-            partial(_one_step, model, bound.part(number), part_key(model, key, number))
+            partial(one_step, model, bound.part(number), key=part_key(model, key, number))
             for number, model in enumerate(self.models)
         ]
 
@@ -63,17 +63,6 @@ class Several(StreamedModel):
             )
             for number, model in enumerate(self.models)
         ]
-
-
-def _one_step(
-    model: Model,
-    bound: Bound,
-    key: Key | None,
-    params: PyTree,
-    state: PyTree,
-    x: PyTree,
-) -> tuple[PyTree, PyTree]:
-    return one_step(model, bound, params, state, x, key)
 
 
 def fits(y: PyTree, spec: jax.ShapeDtypeStruct) -> bool:

@@ -10,7 +10,7 @@ from seqjax import _checks
 from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.bound import Bound, Shift
-from seqjax.engine.model import Model, StreamedModel, check_params, check_state, one_step
+from seqjax.engine.model import Around, Model, StreamedModel, check_params, check_state, one_step
 from seqjax.engine.plain_scan import one_by_one, plain_scan
 from seqjax.engine.recurrence import Steps
 from seqjax.engine.unroll import unroll
@@ -77,23 +77,14 @@ def trajectory(
 
 
 @dataclass(frozen=True)
-class Traced(StreamedModel):
+class Traced(Around, StreamedModel):
     """A model whose x(t) is (x(t), what is added to h(t)), and whose y(t) is (y(t), h(t))."""
 
-    model: Model
-    input_spec = None
     opaque = True
-    passing = True
 
     @property
     def parts(self) -> dict[str, Model]:  # type: ignore[override]  # constant for most kinds
         return {"model": self.model}
-
-    def init(self, key: Key) -> PyTree:
-        return self.model.init(key)
-
-    def initial_state(self, params: PyTree) -> PyTree:
-        return self.model.initial_state(params)
 
     def bounded_step(
         self, bound: Bound, params: PyTree, state: PyTree, x: tuple, key: Key | None = None

@@ -52,9 +52,10 @@ def zoneout(cell: Cell, rate: PyTree) -> "Zoneout":
     (10, 4)
     """
     _checks.instance("cell", cell, Cell, "an sj.Cell, which shows how its state is made")
-    rates = _rates(rate, jax.eval_shape(cell.initial_state, params_spec(cell)))
+    state = jax.eval_shape(cell.initial_state, params_spec(cell))
+    rates, shapes = _rates(rate, state), tuple(leaf.shape for leaf in jax.tree.leaves(state))
     functions: dict[str, Any] = {
-        "draw": static_partial(_draw, cell.draw, rates, _shapes(cell)),
+        "draw": static_partial(_draw, cell.draw, rates, shapes),
         "project": static_partial(_project, cell.project, cell.draw is not None),
     }
     if cell.coefficients is not None:
@@ -106,11 +107,6 @@ def _rates(rate: Any, state: PyTree) -> Rates:
     return tuple(found)
 
 
-def _shapes(cell: Cell) -> tuple[tuple[int, ...], ...]:
-    state = jax.eval_shape(cell.initial_state, params_spec(cell))
-    return tuple(leaf.shape for leaf in jax.tree.leaves(state))
-
-
 def _draw(
     draw: Draw | None, rates: Rates, shapes: tuple[tuple[int, ...], ...], key: Key | None
 ) -> tuple[PyTree, tuple]:
@@ -124,7 +120,7 @@ def _draw(
 
 
 def _mixed(rates: Rates, masks: tuple, old: PyTree, new: PyTree) -> PyTree:
-    """M ∘ old + (1 - m) ∘ new, with the rates in the place of m in evaluation."""
+    """What m ∘ old + (1 - m) ∘ new is, with the rates in the place of m in evaluation."""
     leaves, structure = jax.tree.flatten(new)
     masks = masks or (None,) * len(rates)
     mixed = []
@@ -188,7 +184,7 @@ def _sum(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _coefficients(coefficients: Coefficients, rates: Rates, z: tuple) -> tuple[PyTree, PyTree]:
-    """H' = a h + b gives (m + (1 - m) a) h + (1 - m) b."""
+    """Of h' = a h + b, which gives h(t) = (m + (1 - m) a) h + (1 - m) b."""
     a, b = coefficients(z[0])
     ones, zeros = jax.tree.map(jnp.ones_like, a), jax.tree.map(jnp.zeros_like, b)
     return _mixed(rates, z[1], ones, a), _mixed(rates, z[1], zeros, b)

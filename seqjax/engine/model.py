@@ -22,6 +22,7 @@ from seqjax.engine.per_model import params_spec
 from seqjax.engine.recurrence import Steps
 
 __all__ = [
+    "Around",
     "Model",
     "NoInitialState",
     "StreamedModel",
@@ -211,6 +212,21 @@ class StreamedModel(Model):
             params, state = check_params(self, params), check_state(self, params, state)
             state = where(again, check_state(self, params, None), state)
         return self.bounded_step(Bound(), params, state, x, key)
+
+
+@dataclasses.dataclass(frozen=True)
+class Around(Model):
+    """What is made around a model for one call; its inputs are more than those of the model."""
+
+    model: Model
+    input_spec = None
+    passing = True
+
+    def init(self, key: Key) -> PyTree:
+        return self.model.init(key)
+
+    def initial_state(self, params: PyTree) -> PyTree:
+        return self.model.initial_state(params)
 
 
 def one_step(

@@ -3,11 +3,11 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from seqjax import _checks
 from seqjax._static import static_partial
 from seqjax._types import Draw, Key, Project, PyTree
+from seqjax.models._dropped import scaled
 
 __all__ = ["dropped", "with_dropout"]
 
@@ -32,4 +32,4 @@ def _project(project: Project, params: PyTree, x: PyTree, kept: Kept) -> PyTree:
 
 def dropped(rate: float, kept: Kept, a: jax.Array) -> jax.Array:
     """The candidate, or what is multiplied with its cotangent, as it is dropped in training."""
-    return jnp.where(kept[0], a / (1 - rate), jnp.zeros_like(a)) if kept else a
+    return scaled(rate, kept[0], a) if kept else a

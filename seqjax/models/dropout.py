@@ -15,6 +15,7 @@ from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.bound import Bound
 from seqjax.engine.model import StreamedModel, check_step
 from seqjax.engine.recurrence import Steps
+from seqjax.models._dropped import drop
 
 __all__ = ["DropoutState", "dropout"]
 
@@ -117,7 +118,7 @@ class Dropout(StreamedModel):
         if self.shared_over_time:
             state = where(state.drawn, state, DropoutState(_seed(key), jnp.ones_like(state.drawn)))
             key = _key_of(state.seed, key)
-        return state, drop(self.rate, key, x)
+        return state, drop_tree(self.rate, key, x)
 
     def scan(
         self, params: tuple[()], state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
@@ -127,7 +128,7 @@ class Dropout(StreamedModel):
             state, keys = self._shared(state, steps)
         if keys is None:
             return state, xs
-        return state, jax.vmap(drop, (None, 0, 0))(self.rate, keys, xs)
+        return state, jax.vmap(drop_tree, (None, 0, 0))(self.rate, keys, xs)
 
     def _shared(self, state: DropoutState, steps: Steps) -> tuple[DropoutState, jax.Array | None]:
         """The state after the steps, and the keys from which they draw their masks."""
@@ -156,7 +157,7 @@ def _key_of(seed: jax.Array, like: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(key, seed[0]), seed[1])
 
 
-def drop(rate: float, key: jax.Array, x: PyTree) -> PyTree:
+def drop_tree(rate: float, key: jax.Array, x: PyTree) -> PyTree:
     """`x` with elements of its leaves zero at this rate, and the others divided by 1 - rate."""
     leaves, structure = jax.tree.flatten(x)
     dropped = []
@@ -164,6 +165,5 @@ def drop(rate: float, key: jax.Array, x: PyTree) -> PyTree:
         if not is_inexact(leaf):
             expected = "a floating array, since dropout scales it"
             raise TypeError(_checks.mismatch("x", expected, _checks.describe(leaf)))
-        kept = jax.random.bernoulli(jax.random.fold_in(key, number), 1 - rate, leaf.shape)
-        dropped.append(jnp.where(kept, leaf / (1 - rate), jnp.zeros_like(leaf)))
+        dropped.append(drop(rate, key, number, leaf))
     return jax.tree.unflatten(structure, dropped)

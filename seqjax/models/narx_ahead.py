@@ -8,16 +8,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqjax import _checks
-from seqjax._types import Array, Key, PyTree
+from seqjax._types import Array, PyTree
 from seqjax.engine.adjoint import Adjoint, Autodiff
 from seqjax.engine.history import Delays
-from seqjax.engine.model import Model, check_params, check_state
+from seqjax.engine.model import Around, check_params, check_state
 from seqjax.engine.plain_scan import widened
 from seqjax.engine.recurrence import Steps, fill, over_steps
 from seqjax.engine.unroll import unroll
 from seqjax.models._delay_line import read_series
 from seqjax.models.narx import NARX, NARXState
-from seqjax.models.narx_open_loop import OpenLoop
+from seqjax.models.narx_open_loop import OpenLoop, check_record
 
 __all__ = ["predict_ahead"]
 
@@ -77,10 +77,7 @@ def predict_ahead(
     >>> bool(jnp.allclose(five_ahead[8], free_run[4], atol=1e-6))
     True
     """
-    _checks.instance("model", model, NARX, "a model from sj.narx")
-    xs, time = _checks.series("xs", xs, model.input_spec)
-    shape = (time, model.output_size)
-    measured = _checks.array("measured_ys", measured_ys, shape, model.input_spec.dtype)
+    xs, measured, _ = check_record(model, xs, measured_ys)
     params, state = check_params(model, params), check_state(model, params, state)
     return unroll(
         StepsAhead(model, _checks.size("steps_ahead", steps_ahead)),
@@ -96,7 +93,7 @@ def predict_ahead(
 
 
 @dataclass(frozen=True)
-class StepsAhead(Model):
+class StepsAhead(Around):
     """A NARX model whose x(t) is (x(t), the measured y(t)), and which predicts some steps ahead.
 
     It has no step: its state, of what was measured, does not say what it predicted.
@@ -104,14 +101,6 @@ class StepsAhead(Model):
 
     model: NARX
     steps_ahead: int
-    input_spec = None
-    passing = True
-
-    def init(self, key: Key) -> PyTree:
-        return self.model.init(key)
-
-    def initial_state(self, params: PyTree) -> NARXState:
-        return self.model.initial_state(params)
 
     def scan(
         self, params: PyTree, state: NARXState, xs: Any, steps: Steps, adjoint: Adjoint

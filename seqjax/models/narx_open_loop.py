@@ -10,14 +10,14 @@ from seqjax import _checks
 from seqjax._types import Array, Key, PyTree
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.bound import Bound
-from seqjax.engine.model import Model, check_params, check_state
+from seqjax.engine.model import Around, check_params, check_state
 from seqjax.engine.recurrence import Steps
 from seqjax.engine.unroll import unroll
 from seqjax.models._delay_line import read_series
 from seqjax.models._feedback import Layers
 from seqjax.models.narx import NARX, Feedback, NARXState
 
-__all__ = ["teacher_force", "warm_start"]
+__all__ = ["OpenLoop", "check_record", "teacher_force", "warm_start"]
 
 
 def teacher_force(
@@ -65,16 +65,21 @@ def teacher_force(
     >>> bool(jnp.allclose(mixed, sj.unroll(model, params, xs)[1]))
     True
     """
-    _checks.instance("model", model, NARX, "a model from sj.narx")
-    xs, time = _checks.series("xs", xs, model.input_spec)
-    shape = (time, model.output_size)
-    measured = _checks.array("measured_ys", measured_ys, shape, model.input_spec.dtype)
+    xs, measured, time = check_record(model, xs, measured_ys)
     params, state = check_params(model, params), check_state(model, params, state)
     if forced is None:
         return unroll(OpenLoop(model), params, (xs, measured), state, **options)
     forced_at = _checks.array("forced", forced, (time,), jnp.bool_)
     measured = jnp.where(forced_at[:, None], measured, jnp.zeros_like(measured))
     return unroll(MixedLoop(model), params, (xs, measured, forced_at), state, **options)
+
+
+def check_record(model: Any, xs: Any, measured_ys: Any) -> tuple[jax.Array, jax.Array, int]:
+    """The inputs [T, I] and the outputs [T, O] of a measured record, for a NARX model, and T."""
+    _checks.instance("model", model, NARX, "a model from sj.narx")
+    inputs, time = _checks.series("xs", xs, model.input_spec)
+    shape = (time, model.output_size)
+    return inputs, _checks.array("measured_ys", measured_ys, shape, model.input_spec.dtype), time
 
 
 def warm_start(model: NARX, xs: Array, measured_ys: Array) -> NARXState:
@@ -98,10 +103,7 @@ def warm_start(model: NARX, xs: Array, measured_ys: Array) -> NARXState:
     >>> state.xs.tolist(), state.ys.tolist()
     ([[4.0]], [[30.0], [40.0]])
     """
-    _checks.instance("model", model, NARX, "a model from sj.narx")
-    inputs, time = _checks.series("xs", xs, model.input_spec)
-    shape = (time, model.output_size)
-    measured = _checks.array("measured_ys", measured_ys, shape, model.input_spec.dtype)
+    inputs, measured, time = check_record(model, xs, measured_ys)
     of_inputs, of_outputs = model.input_delays[-1], model.output_delays[-1]
     if time < max(of_inputs, of_outputs):
         expected = f"a history of at least {max(of_inputs, of_outputs)} steps"
@@ -111,18 +113,10 @@ def warm_start(model: NARX, xs: Array, measured_ys: Array) -> NARXState:
 
 
 @dataclass(frozen=True)
-class OpenLoop(Model):
+class OpenLoop(Around):
     """A NARX model whose x(t) is (x(t), the measured y(t))."""
 
     model: NARX
-    input_spec = None
-    passing = True
-
-    def init(self, key: Key) -> PyTree:
-        return self.model.init(key)
-
-    def initial_state(self, params: PyTree) -> NARXState:
-        return self.model.initial_state(params)
 
     def step(self, params: PyTree, state: NARXState, x: Any) -> tuple[NARXState, jax.Array]:
         return MixedLoop(self.model).step(params, state, (*x, True))

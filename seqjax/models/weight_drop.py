@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from seqjax import _checks
 from seqjax._types import Key, PyTree
+from seqjax.models._dropped import drop
 
 __all__ = ["weight_drop"]
 
@@ -67,8 +67,7 @@ def weight_drop(
         number = next(numbers)
         if _name(path) not in wanted:
             return leaf
-        kept = jax.random.bernoulli(jax.random.fold_in(base, number), 1 - rate, leaf.shape)
-        return jnp.where(kept, leaf / (1 - rate), jnp.zeros_like(leaf))
+        return drop(rate, base, number, leaf)
 
     return jax.tree_util.tree_map_with_path(dropped, params)
 
