@@ -29,7 +29,7 @@ import seqjax as sj
 
 try:
     from _char_rnn.checkpoints import interruptible, open_checkpoints, restore, resume, save
-    from _char_rnn.devices import claim_cores, open_devices, split_if_divisible
+    from _char_rnn.devices import claim_cores, open_devices, split, split_if_divisible
     from _char_rnn.figures import draw
     from _char_rnn.model import initial_states, make_model
     from _char_rnn.options import parse, parser
@@ -69,7 +69,8 @@ def make_loss(model: sj.Model):
     return loss
 
 
-def train(options, checkpoints):
+def train(options, checkpoints) -> bool:
+    """Whether all updates are done: not if it was told to stop."""
     devices = open_devices(options)
     batch, span, out = options.batch_size, options.seq_length, Path(options.out)
     data = read_data(options)
@@ -93,7 +94,7 @@ def train(options, checkpoints):
     # place in the streams and the keys of the samples follow from the number of updates.
     init_key, sample_key = jax.random.split(jax.random.key(options.seed))
     params = devices.everywhere(model.init(init_key))
-    start_states = lambda: devices.split(initial_states(model, params, batch))
+    start_states = lambda: split(devices, initial_states(model, params, batch))
     carried = devices.everywhere(optimizer.init(params)), start_states()
     done, history = 0, {"loss": [], "grad_norm": [], "val": []}
     if options.resume:
@@ -102,11 +103,11 @@ def train(options, checkpoints):
     title = describe(options, data, params, done, devices)
     per_epoch, seconds = (data.streams.shape[1] - 1) // span, []
     with interruptible() as interrupted, progress_bar(done, options.steps) as (progress, bar):
-        while done < options.steps and not interrupted():
+        while done < options.steps and not interrupted(done):
             start, at = time.perf_counter(), done % per_epoch * span
             if at == 0:
                 states = start_states()  # the streams begin again
-            piece = devices.split(data.streams[:, at : at + span + 1])
+            piece = split(devices, data.streams[:, at : at + span + 1])
             params, opt_state, report = step(params, opt_state, states, piece)
             states, done = report.aux, done + 1
             history["loss"].append(float(report.loss) / math.log(2))
@@ -129,10 +130,13 @@ def train(options, checkpoints):
         save(checkpoints, options, data, done, history, params, (opt_state, states))
     if done < options.steps:
         how = f"{Path(sys.argv[0]).name} --out {options.out} --resume"
-        return console.print(f"Stopped after update {done:,}, which is saved. To continue: {how}")
+        console.print(f"Stopped after update {done:,}, which is saved. To continue: {how}")
+        return False
 
-    drawn = draw(out, history, title, options, model, params, data)
-    console.print(f"\n{drawn}\ncheckpoint  {out / 'checkpoint'}: --sample 1000 writes more")
+    if jax.process_index() == 0:
+        drawn = draw(out, history, title, options, model, params, data)
+        console.print(f"\n{drawn}\ncheckpoint  {out / 'checkpoint'}: --sample 1000 writes more")
+    return True
 
 
 def main(argv=None):
@@ -142,7 +146,7 @@ def main(argv=None):
             return write_sample(options, checkpoints)
         if options.resume:
             options = parse(argv, remembered=restore(checkpoints, "notes")["options"])
-        train(options, checkpoints)
+        return train(options, checkpoints)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The checkpoints of `char_rnn.py`: a run that is stopped continues as if it had not been."""
 
 import contextlib
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -9,16 +10,21 @@ import jax
 import orbax.checkpoint as ocp
 from _char_rnn.options import REMEMBERED, parser
 from _char_rnn.text import Data
+from jax.experimental import multihost_utils
+
+
+def has_checkpoint(out: str) -> bool:
+    """Whether a folder has one that was finished: it is named by the number of updates."""
+    return any(saved.name.isdigit() for saved in Path(out, "checkpoint").glob("*"))
 
 
 def open_checkpoints(options) -> ocp.CheckpointManager:
-    folder = Path(options.out).resolve() / "checkpoint"
-    exists = folder.is_dir() and any(folder.iterdir())
+    folder, exists = Path(options.out).resolve() / "checkpoint", has_checkpoint(options.out)
     if (options.resume or options.sample) and not exists:
         parser.error(f"--out: expected a folder with a checkpoint, got {options.out}")
-    if options.overwrite:
+    if options.overwrite and jax.process_index() == 0:
         shutil.rmtree(folder, ignore_errors=True)
-    elif exists and not (options.resume or options.sample):
+    if exists and not (options.resume or options.sample or options.overwrite):
         how = "--resume continues it, --overwrite starts anew"
         parser.error(f"--out: expected a folder without a checkpoint, got {options.out}; {how}")
     keep = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
@@ -35,7 +41,7 @@ def save(checkpoints, options, data: Data, step: int, history: dict, params, car
         "history": history,
     }
     # From the host: what is saved does not depend on the devices, and any number of them reads it.
-    params, carried = jax.device_get((params, carried))
+    params, carried = multihost_utils.process_allgather((params, carried), tiled=True)
     items = ocp.args.Composite(
         notes=ocp.args.JsonSave(notes),
         params=ocp.args.StandardSave(params),
@@ -68,15 +74,24 @@ def resume(checkpoints, options, data: Data, params, carried):
 
 @contextlib.contextmanager
 def interruptible():
-    """Yields a function that says whether Ctrl-C was pressed; a second one is obeyed at once."""
+    """Yields a function of the updates done that says whether to stop there, after Ctrl-C.
+
+    A second Ctrl-C is obeyed at once. Of several processes all stop at the same update, once any
+    was sent Ctrl-C or SIGTERM, as a scheduler sends it.
+    """
     pressed = []
 
     def interrupt(signum, frame):
         pressed.append(signum)
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)  # of which JAX tells the other processes
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
-        yield lambda: bool(pressed)
+        if jax.process_count() > 1:
+            yield multihost_utils.reached_preemption_sync_point
+        else:
+            yield lambda done: bool(pressed)
     finally:
         signal.signal(signal.SIGINT, before)

@@ -1,4 +1,7 @@
-"""The devices that `char_rnn.py` trains on: each reads a part of the streams."""
+"""The devices that `char_rnn.py` trains on: each reads a part of the streams.
+
+They may be those of several processes (`distributed/train.py`), all of which hold all streams.
+"""
 
 import os
 
@@ -15,18 +18,33 @@ def claim_cores(options):
 
 
 def open_devices(options):
-    """As many as `--devices`; by default as many as there are and divide the batch."""
-    found, batch = jax.devices(), options.batch_size
-    fits = max(n for n in range(1, len(found) + 1) if batch % n == 0)
-    number = options.devices or fits
-    if number > len(found):
-        parser.error(f"--devices: expected at most {len(found)}, which there are, got {number}")
-    if batch % number:
-        parser.error(f"--devices: expected a divisor of --batch-size {batch}, got {number}")
-    return sj.train.data_parallel(found[:number])
+    """As many of each process as `--devices`; by default all, or as many as divide the batch."""
+    processes, batch = jax.process_count(), options.batch_size
+    if batch % processes:
+        expected = f"a multiple of the {processes} processes"
+        parser.error(f"--batch-size: expected {expected}, got {batch}")
+    local = [jax.local_devices(process_index=process) for process in range(processes)]
+    found, rows = min(map(len, local)), batch // processes
+    number = options.devices or max(n for n in range(1, found + 1) if rows % n == 0)
+    if number > found:
+        parser.error(f"--devices: expected at most {found}, which there are, got {number}")
+    if rows % number:
+        of = f"--batch-size {batch}" + (f" / {processes} processes" if processes > 1 else "")
+        parser.error(f"--devices: expected a divisor of {of}, got {number}")
+    return sj.train.data_parallel([device for own in local for device in own[:number]])
+
+
+def split(devices, batch):
+    """A part for each device of arrays of a batch: of the rows that are this process's share."""
+
+    def own(leaf):
+        rows = len(leaf) // jax.process_count()
+        return leaf[rows * jax.process_index() :][:rows]
+
+    return devices.split(jax.tree.map(own, batch))
 
 
 def split_if_divisible(devices, streams):
     """A part of them for each device, or all of them for all."""
-    number = devices.mesh.size
-    return devices.everywhere(streams) if len(streams) % number else devices.split(streams)
+    whole = len(streams) % devices.mesh.size
+    return devices.everywhere(streams) if whole else split(devices, streams)

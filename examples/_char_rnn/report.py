@@ -18,7 +18,8 @@ def describe(options, data: Data, params, done: int, devices) -> str:
     console.print(data.summary)
     console.print(f"model       {title}: {count:,} parameters")
     kind = devices.mesh.devices.flat[0].device_kind
-    console.print(f"devices     {devices.mesh.size} × {kind}, each with a part of the streams")
+    of = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    console.print(f"devices     {devices.mesh.size} × {kind}{of}, each with a part of the streams")
     console.print(f"training    {options.steps:,} updates of {size} characters, "
                   f"{options.steps / per_epoch:.2g} epochs; Ctrl-C saves and stops")  # fmt: skip
     if options.resume:
