@@ -23,15 +23,15 @@ def open_devices(options):
     if batch % processes:
         expected = f"a multiple of the {processes} processes"
         parser.error(f"--batch-size: expected {expected}, got {batch}")
-    local = [jax.local_devices(process_index=process) for process in range(processes)]
-    found, rows = min(map(len, local)), batch // processes
+    found, rows = jax.local_device_count(), batch // processes
     number = options.devices or max(n for n in range(1, found + 1) if rows % n == 0)
     if number > found:
         parser.error(f"--devices: expected at most {found}, which there are, got {number}")
     if rows % number:
         of = f"--batch-size {batch}" + (f" / {processes} processes" if processes > 1 else "")
         parser.error(f"--devices: expected a divisor of {of}, got {number}")
-    return sj.train.data_parallel([device for own in local for device in own[:number]])
+    local = [jax.local_devices(process_index=process)[:number] for process in range(processes)]
+    return sj.train.data_parallel([device for own in local for device in own])
 
 
 def split(devices, batch):

@@ -91,14 +91,22 @@ def join(given: tuple, timeout: int):
 
 def agree(options):
     """Refuses processes that would not compute the same: their sums would mean nothing."""
+
+    def refuse(name, process):
+        parser.error(f"{name}: expected the same in every process, "
+                     f"got another one in process {process} than in process 0")  # fmt: skip
+
+    local = [jax.local_devices(process_index=process) for process in range(jax.process_count())]
+    for process, devices in enumerate(local):
+        if len(devices) != len(local[0]):
+            refuse("--devices", process)  # nor could they be asked for the rest
     values = {f"--{name.replace('_', '-')}": getattr(options, name) for name in REMEMBERED}
     values["--data"] = read_text(options.data)  # its path may differ
     values["--out"] = has_checkpoint(options.out)  # or else they do not see the same folder
     mine = np.array([zlib.crc32(repr(value).encode()) for value in values.values()], np.uint32)
     theirs = multihost_utils.process_allgather(mine)
     for process, which in np.argwhere(theirs != theirs[0]):
-        parser.error(f"{list(values)[which]}: expected the same in every process, "
-                     f"got another one in process {process} than in process 0")  # fmt: skip
+        refuse(list(values)[which], process)
 
 
 @contextlib.contextmanager
@@ -109,11 +117,15 @@ def failing_at_once():
     except SystemExit as stop:  # with a message that is said, or to be said
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
-        os._exit(stop.code if isinstance(stop.code, int) else 1)
+        code = stop.code if isinstance(stop.code, int) else 1
     except BaseException:
         traceback.print_exc()
         print("If another process died, start all again, by the same commands.", file=sys.stderr)
-        os._exit(1)
+        code = 1
+    else:
+        return
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def main(argv) -> int:

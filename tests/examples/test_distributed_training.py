@@ -156,6 +156,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_update(whole, text, tmp_p
     ("own", "name"),
     [
         ("--seed=1", "--seed"),
+        ("--devices=1", "--devices"),
         ("--data={elsewhere}/other.txt", "--data"),
         ("--out={elsewhere}", "--out"),
     ],
