@@ -36,6 +36,10 @@ class Several(StreamedModel):
     def causal(self) -> bool:  # type: ignore[override]  # constant for most kinds
         return all(model.causal for model in self.models)
 
+    @property
+    def divisible(self) -> bool:  # type: ignore[override]  # constant for most kinds
+        return all(model.divisible for model in self.models)
+
     def init(self, key: Key) -> tuple[PyTree, ...]:
         keys = _checks.keys(key, len(self.models))
         return tuple(model.init(k) for model, k in zip(self.models, keys, strict=True))

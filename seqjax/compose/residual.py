@@ -91,6 +91,10 @@ class Residual(StreamedModel):
     def opaque(self) -> bool:  # type: ignore[override]  # constant for most kinds
         return self.model.opaque
 
+    @property
+    def divisible(self) -> bool:  # type: ignore[override]  # constant for most kinds
+        return self.model.divisible
+
     def init(self, key: Key) -> PyTree:
         return self.model.init(key)
 

@@ -12,6 +12,7 @@ import jax
 from seqjax import _checks
 from seqjax._tree import at_step, length_of
 from seqjax._types import PyTree
+from seqjax.engine.across import Across
 from seqjax.engine.affine import Affine, affine_scan
 from seqjax.engine.bound import Bound, Clip
 from seqjax.engine.bptt import PREACTIVATIONS, STATES, bptt
@@ -29,7 +30,13 @@ Window = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 
 
 class Adjoint(abc.ABC):
-    """A method of differentiation: how a recurrence runs, and how time is cut into windows."""
+    """A method of differentiation: how a recurrence runs, and how time is cut into windows.
+
+    Attributes:
+      over: the mesh axis whose devices hold a part of the series each, if they do.
+    """
+
+    over: str | None = None
 
     def resolve(self, steps: int, preactivation_bytes: int, state_bytes: int) -> "Adjoint":
         """Returns a copy with unset options resolved by the number and size of the steps."""
@@ -41,6 +48,10 @@ class Adjoint(abc.ABC):
 
     def stepwise(self) -> "Adjoint":
         """The same gradient by JAX's own rules, for steps that run one after the other."""
+        return self
+
+    def flipped(self) -> "Adjoint":
+        """The same for a series in reverse order."""
         return self
 
     @property
@@ -155,6 +166,13 @@ class BPTT(Adjoint):
       scan: how cells with `coefficients` run, forward and backward: in a "loop", or as an
         "associative" scan (Blelloch 1990), which other models refuse, and which cannot clip. If
         None, chosen from the backend and the number of steps, for each cell.
+      over: the name of a mesh axis that time is split over: `sj.unroll` runs in a `jax.shard_map`,
+        and its xs, mask and reset (and keys, if given one a step) are the steps that one device
+        holds, T of n T; ys are those steps too. State and length are of the whole series, which
+        is how it is differentiated. For models made of cells with `coefficients` and of layers
+        without memory; others refuse, as does whatever else acts step by step: `chunk`,
+        `truncate`, `clip`, "chunk_starts". Devices exchange a few arrays of the state's size,
+        once forward and once backward. If None, each device has a series of its own.
 
     A step that calls back into Python (`jax.debug.callback`, `jax.pure_callback`, …) or names a
     mapped axis (`jax.lax.pmean`) does not run in parallel with others: it is differentiated by
@@ -166,7 +184,7 @@ class BPTT(Adjoint):
 
     >>> import seqjax as sj
     >>> sj.BPTT(truncate=50, clip=1.0)
-    BPTT(chunk=None, store=None, truncate=50, clip=1.0, scan=None)
+    BPTT(chunk=None, store=None, truncate=50, clip=1.0, scan=None, over=None)
     """
 
     chunk: int | None = None
@@ -174,6 +192,8 @@ class BPTT(Adjoint):
     truncate: int | None = None
     clip: float | None = None
     scan: Scan | None = None
+    over: str | None = None
+    _from_last = False  # whether the last device holds the steps that are processed first
 
     def __post_init__(self) -> None:
         for name in ("chunk", "truncate"):
@@ -188,21 +208,41 @@ class BPTT(Adjoint):
         if self.scan == "associative" and self.clip is not None:
             expected = '"loop" or None where clip is given, which acts step by step'
             raise ValueError(_checks.mismatch("scan", expected, repr(self.scan)))
+        if self.over is not None:
+            self._check_over()
+
+    def _check_over(self) -> None:
+        _checks.instance("over", self.over, str, "the name of a mesh axis")
+        for name in ("chunk", "truncate", "clip"):
+            if getattr(self, name) is not None:
+                expected = "None where time is split (over), since it acts step by step"
+                raise ValueError(_checks.mismatch(name, expected, getattr(self, name)))
+        if self.store == "chunk_starts":
+            expected = "another one where time is split (over), since there are no chunks then"
+            raise ValueError(_checks.mismatch("store", expected, repr(self.store)))
 
     def resolve(self, steps: int, preactivation_bytes: int, state_bytes: int) -> Adjoint:
         chunk, store = schedule(steps, preactivation_bytes, state_bytes, jax.default_backend())
         if self.store == "chunk_starts" and isinstance(steps, int):
             chunk = math.isqrt(steps)
+        if self.over is not None:
+            chunk = None  # each would wait for the devices before this one
         return dataclasses.replace(self, chunk=self.chunk or chunk, store=self.store or store)
 
     def guard(self, operands: PyTree) -> PyTree:
         return reverse_mode_only(operands)
 
     def stepwise(self) -> Adjoint:
-        self._refuse_associative()
+        self._refuse_nonlinear()
         return _PlainBPTT(**vars(self))
 
-    def _refuse_associative(self) -> None:
+    def flipped(self) -> Adjoint:
+        return self if self.over is None else _FlippedBPTT(**vars(self))
+
+    def _refuse_nonlinear(self) -> None:
+        if self.over is not None:
+            expected = "None where steps run one after the other"
+            raise ValueError(_checks.mismatch("over", expected, repr(self.over)))
         if self.scan == "associative":
             expected = "None where a part of the model is not an affine cell (no `coefficients`)"
             raise ValueError(_checks.mismatch("scan", expected, repr(self.scan)))
@@ -221,7 +261,7 @@ class BPTT(Adjoint):
         steps: Steps,
         history: History = LAST_STEP,
     ) -> tuple[PyTree, PyTree]:
-        self._refuse_associative()
+        self._refuse_nonlinear()
         keep_z = self.store == "preactivations"
         return bptt(rec, params, state, reset_state, u, steps, history, self.clip, keep_z)
 
@@ -237,7 +277,9 @@ class BPTT(Adjoint):
         parallel = self.scan == "associative"
         if self.scan is None and self.clip is None:
             parallel = in_parallel(length_of(xs), jax.default_backend())
-        return affine_scan(rec, params, state, reset_state, xs, steps, parallel, self.clip)
+        across = None if self.over is None else Across(self.over, self._from_last)
+        how = parallel, across, self.clip
+        return affine_scan(rec, params, state, reset_state, xs, steps, *how)
 
     @property
     def bound(self) -> Bound:
@@ -257,6 +299,12 @@ class BPTT(Adjoint):
 
     def _cut(self, xs: PyTree, steps: Steps) -> Steps:
         return steps._replace(cut=truncation(steps.valid, length_of(xs), self.truncate))
+
+
+class _FlippedBPTT(BPTT):
+    """`BPTT` of a series in reverse order, split over time."""
+
+    _from_last = True
 
 
 class _PlainBPTT(BPTT):

@@ -22,9 +22,10 @@ from jax import lax
 from seqjax import _checks
 from seqjax._tree import at_step, is_inexact, where, wide_dtype
 from seqjax._types import Coefficients, Project, PyTree
+from seqjax.engine.across import Across, entering, of_first, of_last
 from seqjax.engine.bound import clipped
 from seqjax.engine.bptt import PREACTIVATIONS, STATES, named, outside
-from seqjax.engine.cotangents import inexact, instantiate
+from seqjax.engine.cotangents import add, inexact, instantiate
 from seqjax.engine.recurrence import Recurrence, Steps, over_steps, vary_with
 from seqjax.ops.hoist import hoist
 from seqjax.ops.shift import shifted
@@ -72,6 +73,7 @@ def affine_scan(
     xs: PyTree,
     steps: Steps,
     parallel: bool,
+    across: Across | None,
     clip: float | None,
 ) -> tuple[PyTree, PyTree]:
     """The states of an affine recurrence, differentiated by the rule above.
@@ -84,6 +86,7 @@ def affine_scan(
       xs: what `project_step` reads, [T, …], T ≥ 1.
       steps: validity, resets and cuts.
       parallel: whether to run as an associative scan, else as a loop.
+      across: the devices that hold a part of the steps each; None if all are here.
       clip: bound on every element of λ(t), or None; of the loop alone.
 
     Returns:
@@ -97,12 +100,17 @@ def affine_scan(
     a, b = _through_steps(*_over_time(of_step, params, xs), reset_state, steps)
     structure = jax.tree.structure(state)
     a, b, state = (jax.tree.leaves(tree) for tree in vary_with((a, b, state), steps))
-    run: Any = _run(parallel, a, b, state)
+    begin = state
+    if across is not None:
+        state = of_first(across, state)
+        begin = named(_begin(parallel, across, a, b, state), STATES)
+    run: Any = _run(parallel, a, b, begin)
     last, states = run
     states = named(states, STATES)
-    adjoint: Any = _adjoint(parallel, clip, a, b, state, steps.cut, states, last)
-    last, states = (jax.tree.unflatten(structure, leaves) for leaves in adjoint)
-    return last, states
+    adjoint: Any = _adjoint(parallel, across, clip, a, b, state, steps.cut, begin, states, last)
+    last, states = adjoint
+    last = last if across is None else of_last(across, last)
+    return jax.tree.unflatten(structure, last), jax.tree.unflatten(structure, states)
 
 
 def _over_time(function: Callable, params: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
@@ -209,7 +217,34 @@ def _associative(a: list, b: list, reverse: bool = False) -> list:
     return [lax.associative_scan(then, pair, reverse=reverse)[1] for pair in pairs]
 
 
-# As in `seqjax.engine.bptt`: to first order `_run` has no gradient of its own, `_adjoint` has it.
+def begun(parallel: bool, across: Across, a: list, b: list, state: list) -> list:
+    """The state before the first step of this device, of what enters from outside and from others.
+
+    A loop runs twice: without what the others hand on, for what this one does, and then with it.
+    """
+    alone, _ = forward(parallel, a, b, state)
+    return add(state, entering(across, _with_time(a, b), alone))
+
+
+def ended(parallel: bool, across: Across, a: list, cut: Any, d_states: list, d_last: list) -> list:
+    """The same of the adjoint: λ after the last step of this device."""
+    alone, _ = backward(parallel, None, a, cut, d_states, d_last)
+    return add(d_last, entering(across.backward, _with_time(a, d_states), alone))
+
+
+# As in `seqjax.engine.bptt`: to first order these two have no gradient of their own, `_adjoint`
+# has it.
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _begin(parallel: bool, across: Across, a: list, b: list, state: list) -> list:
+    return begun(parallel, across, a, b, state)
+
+
+_begin.defvjp(
+    lambda parallel, across, *operands: (begun(parallel, across, *operands), None),
+    lambda parallel, across, _, cotangent: (None,) * 3,
+)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _run(parallel: bool, a: list, b: list, state: list) -> tuple[list, list]:
     return forward(parallel, a, b, state)
@@ -221,34 +256,42 @@ _run.defvjp(
 )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _adjoint(
     parallel: bool,
+    across: Across | None,
     clip: float | None,
     a: list,
     b: list,
     state: list,
     cut: Any,
+    begin: list,
     states: list,
     last: list,
 ) -> tuple[list, list]:
     return last, states
 
 
-def _adjoint_fwd(parallel: bool, clip: float | None, *operands: Any) -> tuple:
-    a, _, state, cut, states, last = jax.tree.map(lambda leaf: leaf.value, operands)
-    return (last, states), (a, state, cut, states)
+def _adjoint_fwd(
+    parallel: bool, across: Across | None, clip: float | None, *operands: Any
+) -> tuple:
+    a, _, _, cut, begin, states, last = jax.tree.map(lambda leaf: leaf.value, operands)
+    return (last, states), (a, cut, begin, states)
 
 
-def _adjoint_bwd(parallel: bool, clip: float | None, operands: tuple, cotangents: tuple) -> tuple:
-    a, state, cut, states = operands
-    d_last = instantiate(inexact(cotangents[0]), state)
+def _adjoint_bwd(
+    parallel: bool, across: Across | None, clip: float | None, operands: tuple, cotangents: tuple
+) -> tuple:
+    a, cut, begin, states = operands
+    d_last = instantiate(inexact(cotangents[0]), begin)
     d_states = instantiate(inexact(cotangents[1]), states)
     d_last = vary_with(d_last, (a, d_states))
+    if across is not None:
+        d_last = ended(parallel, across, a, cut, d_states, d_last)
     d_state, lam = backward(parallel, clip, a, cut, d_states, d_last)
-    h_prev = [shifted(h, hs) for h, hs in zip(state, states, strict=True)]
+    h_prev = [shifted(h, hs) for h, hs in zip(begin, states, strict=True)]
     d_a = [_product(each, h, a) for each, h, a in zip(lam, h_prev, a, strict=True)]
-    return d_a, lam, d_state, None, None, None
+    return d_a, lam, d_state, None, None, None, None
 
 
 def _product(lam: jax.Array, h_prev: jax.Array, a: jax.Array) -> jax.Array:

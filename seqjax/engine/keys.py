@@ -10,17 +10,23 @@ from seqjax._types import Key
 from seqjax.engine.model import Model
 from seqjax.engine.recurrence import Steps
 
-__all__ = ["part_key", "part_steps", "step_keys"]
+__all__ = ["numbers", "part_key", "part_steps", "step_keys"]
 
 
-def step_keys(model: Model, key: Any, time: int) -> jax.Array | None:
+def numbers(first: Any, time: int, dtype: Any = None) -> jax.Array:
+    """The numbers of so many steps, from the first one on."""
+    counted = jnp.arange(time, dtype=dtype)
+    return counted + jnp.asarray(first, counted.dtype)
+
+
+def step_keys(model: Model, key: Any, time: int, first: Any) -> jax.Array | None:
     """What each step draws from, [T]; None in evaluation, and for a model that draws nothing."""
     if key is None:
         return None
     key = _checks.key("key", key, time)
     if not model.stochastic:
         return None
-    return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(time))
+    return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, numbers(first, time))
 
 
 def part_key(model: Model, key: Key | None, number: int) -> jax.Array | None:

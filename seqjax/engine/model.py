@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import _checks, _pickling
+from seqjax._messages import clip
 from seqjax._static import in_dtype
 from seqjax._tokens import check_tokens
 from seqjax._tree import cast, where
@@ -26,6 +27,7 @@ __all__ = [
     "Model",
     "NoInitialState",
     "StreamedModel",
+    "check_divisible",
     "check_params",
     "check_state",
     "check_step",
@@ -72,6 +74,8 @@ class Model(abc.ABC):
         where it is not, or where V is unknown.
       causal: whether y(t) depends on no input after t; if not, `scan` is given the whole series.
       opaque: whether a step is one function, whose work cannot be parallelized over time.
+      divisible: whether nothing but the states of affine cells goes from step to step, so that time
+        can be split over devices (`BPTT(over=…)`).
       passing: whether it is made for one call around a lasting model, its first field: compiled
         programs are kept as long as that one lives.
     """
@@ -85,6 +89,7 @@ class Model(abc.ABC):
     vocabulary_size: int | None = None
     causal: bool = True
     opaque: bool = False
+    divisible: bool = False
     passing: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -274,6 +279,19 @@ def check_state(model: Model, params: PyTree, state: PyTree) -> PyTree:
     except NoInitialState:  # nothing to hold it against
         return _checks.arrays("state", state)
     return _checks.tree("state", state, spec)
+
+
+def check_divisible(model: Model, over: str) -> None:
+    """Refuses to split time, where more goes from step to step than the states of affine cells."""
+    for part in model.parts.values():
+        check_divisible(part, over)
+    if not model.divisible:
+        expected = "None, or a model made of affine cells (`coefficients`) and parts without memory"
+        given = (
+            f"{over!r} for {clip(repr(model), 60)}: split the batch over devices instead, "
+            "or run the series in pieces, each from the state that the one before ended in"
+        )
+        raise ValueError(_checks.mismatch("over", expected, given))
 
 
 def check_step(

@@ -10,9 +10,10 @@ from seqjax import _checks
 from seqjax._tokens import check_tokens
 from seqjax._tree import flip, is_half, is_inexact, length_of, size_in_bytes, step_spec
 from seqjax._types import Array, Key, PyTree
+from seqjax.engine.across import place
 from seqjax.engine.adjoint import BPTT, Adjoint
-from seqjax.engine.keys import step_keys
-from seqjax.engine.model import Model, check_params, check_state, one_step
+from seqjax.engine.keys import numbers, step_keys
+from seqjax.engine.model import Model, check_divisible, check_params, check_state, one_step
 from seqjax.engine.per_model import compiled
 from seqjax.engine.plain_scan import one_by_one, plain_scan
 from seqjax.engine.recurrence import Steps, fill, placed_with, vary_with, zero_invalid
@@ -79,7 +80,11 @@ def unroll(
     given = xs
     xs, time = _checks.series("xs", xs, model.input_spec)
     state = check_state(model, params, state)
-    steps = _steps(time, length, mask, reset)._replace(key=step_keys(model, key, time))
+    if adjoint.over is not None:
+        check_divisible(model, adjoint.over)
+    first, whole = place(adjoint.over, xs, time)
+    steps = _steps(time, length, mask, reset, first, whole)
+    steps = steps._replace(key=step_keys(model, key, time, first))
     check_tokens("xs", given, model.vocabulary_size, steps.valid)
     if time == 0:
         return state, _no_outputs(model, params, state, xs)
@@ -88,7 +93,7 @@ def unroll(
     state = vary_with(_spread_over_batch(state, xs), (params, xs, steps))
     xs = fill(steps.valid, xs)
     if reverse:
-        xs, steps = flip(xs), flip(steps)
+        xs, steps, adjoint = flip(xs), flip(steps), adjoint.flipped()
     state, ys = run(model, params, state, xs, steps, adjoint)
     ys = zero_invalid(steps.valid, ys)
     return state, flip(ys) if reverse else ys
@@ -162,11 +167,11 @@ def _spread_over_batch(state: PyTree, xs: PyTree) -> PyTree:
     return jax.tree.map(lambda a: spread(a, like) if is_half(a.dtype) else a, state)
 
 
-def _steps(time: int, length: Any, mask: Any, reset: Any) -> Steps:
+def _steps(time: int, length: Any, mask: Any, reset: Any, first: Any, whole: int) -> Steps:
     valid = None if mask is None else _checks.array("mask", mask, (time,), jnp.bool_)
     if length is not None:
-        length = _checks.length(length, time)
-        within = jnp.arange(time, dtype=length.dtype) < length
+        length = _checks.length(length, whole)
+        within = numbers(first, time, length.dtype) < length
         valid = within if valid is None else valid & within
     if reset is not None:
         reset = _checks.array("reset", reset, (time,), jnp.bool_)

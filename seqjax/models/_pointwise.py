@@ -18,6 +18,7 @@ class Pointwise(StreamedModel):
 
     dtype: Any
     receptive_field = 1
+    divisible = True
 
     @abc.abstractmethod
     def apply(self, params: PyTree, x: PyTree) -> PyTree:

@@ -168,6 +168,10 @@ class Cell(StreamedModel):
     def stochastic(self) -> bool:
         return self.draw is not None
 
+    @property
+    def divisible(self) -> bool:  # type: ignore[override]  # constant for most kinds
+        return self.coefficients is not None
+
     def bounded_step(
         self,
         bound: Bound,

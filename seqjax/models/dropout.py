@@ -85,6 +85,10 @@ class Dropout(StreamedModel):
     def stochastic(self) -> bool:
         return True
 
+    @property
+    def divisible(self) -> bool:  # type: ignore[override]  # constant for most kinds
+        return not self.shared_over_time
+
     def __repr__(self) -> str:
         return call_text(dropout, self.rate, shared_over_time=self.shared_over_time)
 

@@ -44,7 +44,10 @@ FUNCTIONS = {
 INITS = {**LAYER_INITS, "recurrent_init": None}
 # Every public function with arguments that it takes.
 CALLS = {
-    "BPTT": (bptt, {"chunk": None, "store": None, "truncate": None, "clip": None, "scan": None}),
+    "BPTT": (
+        bptt,
+        {"chunk": None, "store": None, "truncate": None, "clip": None, "scan": None, "over": None},
+    ),
     "Cell": (
         sj.Cell,
         {f.name: getattr(CELL, f.name) for f in dataclasses.fields(sj.Cell) if f.name[0] != "_"}
@@ -355,9 +358,10 @@ NONE_FITS = re.compile(
     "(initial_)?state|length|mask|reset|forced|dtype|param_dtype|chunk|store|truncate|clip|top_k|"
     "top_p|bias|forget_bias|chrono|projection_size|(kernel|recurrent|bias)_init|"
     "output_activation|backward|stop|process_logits|encode|input_spec|(pre)?activate_vjp|"
-    "coefficients|feedthrough|draw|scan"
+    "coefficients|feedthrough|draw|scan|over"
 )
 FITS = {
+    ("BPTT", "over", "a string"),
     ("Cell", "name", "a string"),
     ("dense", "activation", "None"),
     ("narx", "hidden", "output_delays"),

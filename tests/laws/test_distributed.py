@@ -6,16 +6,11 @@ program of its own, which prints what it found.
 
 import contextlib
 import functools
-import json
 import operator
-import os
-import pathlib
-import re
 import socket
-import subprocess
-import sys
 
 import pytest
+from support.devices import kinds_of, print_rows, results, start_file
 
 DEVICES = 8
 # An opaque step, delay lines in and out, an LSTM and a GRU; all models before a release.
@@ -280,41 +275,8 @@ def training():
     }
 
 
-def kinds_of(program):
-    """The ways in which the devices communicate."""
-    kinds = r" (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
-    return sorted(set(re.findall(kinds, program.as_text())))
-
-
 # Running them.
-def start(devices, *arguments):
-    tests = pathlib.Path(__file__).resolve().parents[1]
-    paths = [str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        # Beside those of conftest.py, which compile quickly.
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-    }
-    command = [sys.executable, os.path.abspath(__file__), *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, env=environment, text=True, **pipes)
-
-
-def results(*programs):
-    """What they printed; none outlives the test."""
-    try:
-        found = []
-        for program in programs:
-            out, problems = program.communicate(timeout=300)
-            assert program.returncode == 0, problems[-4000:]
-            found += [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-        return found
-    finally:
-        for program in programs:
-            if program.poll() is None:
-                program.kill()
-                program.communicate()
+start = functools.partial(start_file, __file__)
 
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
@@ -367,7 +329,4 @@ def test_two_processes_with_half_of_the_batch_each():
 
 
 if __name__ == "__main__":
-    import conftest  # noqa: F401  float64, and no promotion
-
-    for row in globals()[sys.argv[1]](*sys.argv[2:]):
-        print(json.dumps(row), flush=True)
+    print_rows(globals())

@@ -1,0 +1,93 @@
+"""A series that lies on several devices, a part of it on each: what one hands to the next.
+
+Device k of n holds a part of the steps of h(t) = a(t) ∘ h(t-1) + b(t). Let p_k be the product of
+its a(t), and l_k the state that it ends in if nothing enters from the devices before it. Then e_k
+enters, by a recurrence of the same kind over devices:
+
+    e_0 = 0,  e_{k+1} = p_k ∘ e_k + l_k
+
+The adjoint λ(t-1) = ∂L/∂h(t-1) + a(t) ∘ λ(t) is such a recurrence too, from the last device to the
+first. Each device tells the others its p and l once, whatever the number of steps.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from seqjax import _checks
+from seqjax._types import PyTree
+from seqjax.engine.recurrence import vary_with
+from seqjax.ops._jax import varying_axes
+
+__all__ = ["Across", "entering", "of_first", "of_last", "place"]
+
+
+class Across(NamedTuple):
+    """The devices that a series lies on.
+
+    Attributes:
+      axis: the name of their axis, of the mesh of a `shard_map`.
+      reverse: whether the last device holds the steps that are processed first.
+    """
+
+    axis: str
+    reverse: bool
+
+    @property
+    def backward(self) -> "Across":
+        return self._replace(reverse=not self.reverse)
+
+    @property
+    def number(self) -> jax.Array:
+        """k, of the device that this runs on."""
+        k = lax.axis_index(self.axis)
+        return lax.axis_size(self.axis) - 1 - k if self.reverse else k
+
+
+def entering(across: Across, a: list, alone: list) -> list:
+    """e_k, of the a(t) [T, …] of this device, and of l_k."""
+    pairs = [jnp.stack([jnp.prod(a, axis=0), end]) for a, end in zip(a, alone, strict=True)]
+    pairs = [lax.all_gather(pair, across.axis) for pair in pairs]
+    pairs = [jnp.flip(pair, 0) for pair in pairs] if across.reverse else pairs
+    nothing = vary_with([jnp.zeros_like(end) for end in alone], (a, alone))
+
+    def device(e: list, pair: list) -> tuple[list, list]:
+        return [p * e + end for (p, end), e in zip(pair, e, strict=True)], e
+
+    _, each = lax.scan(device, nothing, pairs)
+    return [lax.dynamic_index_in_dim(e, across.number, keepdims=False) for e in each]
+
+
+def of_first(across: Across, state: list) -> list:
+    """The state on the first device, zero on the others, which it enters by way of the first."""
+    return _where(across.number == 0, state)
+
+
+def of_last(across: Across, state: list) -> list:
+    """The state of the last device, on all of them."""
+    last = lax.axis_size(across.axis) - 1
+    return lax.psum(_where(across.number == last, state), across.axis)
+
+
+def _where(here: jax.Array, state: list) -> list:
+    return [jnp.where(here, h, jnp.zeros_like(h)) for h in state]
+
+
+def place(axis: str | None, xs: PyTree, time: int) -> tuple[Any, int]:
+    """The number of the first step of this device, and that of all steps."""
+    if axis is None:
+        return 0, time
+    try:
+        number, size = lax.axis_index(axis), lax.axis_size(axis)
+    except NameError:
+        expected = "the name of a mesh axis of the jax.shard_map that unroll runs in"
+        raise ValueError(_checks.mismatch("over", expected, repr(axis))) from None
+    # Of a `shard_map` that does not check replication, nothing is known to vary.
+    if axis in varying_axes(number) and not any(
+        axis in varying_axes(x) for x in jax.tree.leaves(xs)
+    ):
+        expected = f"a part of the series on each device (in_specs: PartitionSpec({axis!r}))"
+        raise ValueError(_checks.mismatch("xs", expected, "the same on all of them"))
+    return number * time, size * time
