@@ -12,7 +12,8 @@ from seqjax.compose.zoneout import zoneout
 from seqjax.decoding.beam_search import beam_search
 from seqjax.decoding.generate import generate
 from seqjax.decoding.sample import sample
-from seqjax.engine.adjoint import BPTT, Adjoint, Autodiff
+from seqjax.engine.adjoint import BPTT, Adjoint
+from seqjax.engine.autodiff import Autodiff
 from seqjax.engine.model import Model
 from seqjax.engine.unroll import unroll
 from seqjax.models.cell import Cell

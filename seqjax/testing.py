@@ -20,7 +20,8 @@ from seqjax._gradients import (
 from seqjax._messages import LIMIT, clip
 from seqjax._tree import at_step, cast, is_inexact
 from seqjax._types import Key, PyTree
-from seqjax.engine.adjoint import BPTT, Adjoint, Autodiff
+from seqjax.engine.adjoint import BPTT, Adjoint
+from seqjax.engine.autodiff import Autodiff
 from seqjax.engine.cotangents import inexact
 from seqjax.engine.model import Model
 from seqjax.engine.schedule import STORES

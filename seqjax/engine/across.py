@@ -10,6 +10,7 @@ The adjoint λ(t-1) = ∂L/∂h(t-1) + a(t) ∘ λ(t) is such a recurrence too, 
 first. Each device tells the others its p and l once, whatever the number of steps.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,11 +18,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqjax import _checks
+from seqjax._messages import clip
+from seqjax._tree import length_of
 from seqjax._types import PyTree
+from seqjax.engine.cotangents import add
 from seqjax.engine.recurrence import vary_with
+from seqjax.engine.schedule import divisor
 from seqjax.ops._jax import varying_axes
 
-__all__ = ["Across", "entering", "of_first", "of_last", "place"]
+__all__ = ["Across", "check_divisible", "entered", "in_blocks", "of_first", "of_last", "place"]
+
+End = Callable[[list, list, list], list]  # of a [T, …] or [...], b [T, …] and h(-1): h(T-1)
 
 
 class Across(NamedTuple):
@@ -46,18 +53,56 @@ class Across(NamedTuple):
         return lax.axis_size(self.axis) - 1 - k if self.reverse else k
 
 
-def entering(across: Across, a: list, alone: list) -> list:
-    """e_k, of the a(t) [T, …] of this device, and of l_k."""
-    pairs = [jnp.stack([jnp.prod(a, axis=0), end]) for a, end in zip(a, alone, strict=True)]
+def entered(across: Across, end: End, a: list, b: list, state: list) -> list:
+    """What the steps of this device start from: `state`, given from outside, and e_k."""
+    alone = end(a, b, state)
+    pairs = [jnp.stack(pair) for pair in zip(_products(a, b), alone, strict=True)]
     pairs = [lax.all_gather(pair, across.axis) for pair in pairs]
     pairs = [jnp.flip(pair, 0) for pair in pairs] if across.reverse else pairs
-    nothing = vary_with([jnp.zeros_like(end) for end in alone], (a, alone))
 
     def device(e: list, pair: list) -> tuple[list, list]:
         return [p * e + end for (p, end), e in zip(pair, e, strict=True)], e
 
-    _, each = lax.scan(device, nothing, pairs)
-    return [lax.dynamic_index_in_dim(e, across.number, keepdims=False) for e in each]
+    _, each = lax.scan(device, vary_with(_zeros(state), (a, b, state)), pairs)
+    e = [lax.dynamic_index_in_dim(e, across.number, keepdims=False) for e in each]
+    return add(state, e)
+
+
+def in_blocks(end: End, reverse: bool = False) -> End:
+    """`end` of a loop that takes fewer steps: blocks of the series run side by side, from zero.
+
+    What each of them does to a state is then applied in their order, or in `reverse`. With few
+    blocks the errors of the products, which are the same in all if a is, do not add up to much.
+    """
+
+    def of_series(a: list, b: list, state: list) -> list:
+        time = length_of(b)
+        size = divisor(time, time // 32, time // 16) if isinstance(time, int) else None
+        if not size:
+            return end(a, b, state)
+        cut = lambda x: x.reshape(-1, size, *x.shape[1:])
+        varies = [x.ndim == y.ndim for x, y in zip(a, b, strict=True)]
+        a = [cut(x) if v else x for x, v in zip(a, varies, strict=True)]
+        b = [cut(y) for y in b]
+        axes = [0 if v else None for v in varies]
+        ends = jax.vmap(end, (axes, 0, None))(a, b, vary_with(_zeros(state), (a, b, state)))
+        products = jax.vmap(_products, (axes, 0))(a, b)
+
+        def block(h: list, at: tuple[list, list]) -> tuple[list, None]:
+            return [p * h + e for p, h, e in zip(at[0], h, at[1], strict=True)], None
+
+        return lax.scan(block, state, (products, ends), reverse=reverse)[0]
+
+    return of_series
+
+
+def _products(a: list, b: list) -> list:
+    """Of all a(t), multiplied one after the other: a power by squaring would round far worse."""
+    return [jnp.prod(jnp.broadcast_to(x, y.shape), axis=0) for x, y in zip(a, b, strict=True)]
+
+
+def _zeros(state: list) -> list:
+    return [jnp.zeros_like(h) for h in state]
 
 
 def of_first(across: Across, state: list) -> list:
@@ -72,13 +117,13 @@ def of_last(across: Across, state: list) -> list:
 
 
 def _where(here: jax.Array, state: list) -> list:
-    return [jnp.where(here, h, jnp.zeros_like(h)) for h in state]
+    return [jnp.where(here, h, zero) for h, zero in zip(state, _zeros(state), strict=True)]
 
 
 def place(axis: str | None, xs: PyTree, time: int) -> tuple[Any, int]:
-    """The number of the first step of this device, and that of all steps."""
+    """The number of the first step of this device, None if it has all, and that of all steps."""
     if axis is None:
-        return 0, time
+        return None, time
     try:
         number, size = lax.axis_index(axis), lax.axis_size(axis)
     except NameError:
@@ -91,3 +136,16 @@ def place(axis: str | None, xs: PyTree, time: int) -> tuple[Any, int]:
         expected = f"a part of the series on each device (in_specs: PartitionSpec({axis!r}))"
         raise ValueError(_checks.mismatch("xs", expected, "the same on all of them"))
     return number * time, size * time
+
+
+def check_divisible(model: Any, over: str) -> None:
+    """Refuses to split time, where more goes from step to step than the states of affine cells."""
+    for part in model.parts.values():
+        check_divisible(part, over)
+    if not model.divisible:
+        expected = "None, or a model made of affine cells (`coefficients`) and parts without memory"
+        given = (
+            f"{over!r} for {clip(repr(model), 60)}: split the batch over devices instead, "
+            "or run the series in pieces, each from the state that the one before ended in"
+        )
+        raise ValueError(_checks.mismatch("over", expected, given))

@@ -10,7 +10,7 @@ from functools import partial
 import jax
 
 from seqjax import _checks
-from seqjax._tree import at_step, length_of
+from seqjax._tree import length_of
 from seqjax._types import PyTree
 from seqjax.engine.across import Across
 from seqjax.engine.affine import Affine, affine_scan
@@ -18,13 +18,12 @@ from seqjax.engine.bound import Bound, Clip
 from seqjax.engine.bptt import PREACTIVATIONS, STATES, bptt
 from seqjax.engine.chunks import scan_chunks, truncation
 from seqjax.engine.history import LAST_STEP, History
-from seqjax.engine.plain_scan import plain_scan, widened
+from seqjax.engine.plain_scan import widened
 from seqjax.engine.recurrence import Recurrence, Steps, over_steps
 from seqjax.engine.schedule import SCANS, STORES, Scan, Store, in_parallel, schedule
-from seqjax.ops.hoist import hoist
 from seqjax.ops.reverse_mode import reverse_mode_only
 
-__all__ = ["BPTT", "Adjoint", "Autodiff"]
+__all__ = ["BPTT", "Adjoint", "Window"]
 
 Window = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
 
@@ -95,47 +94,6 @@ class Adjoint(abc.ABC):
         """The same for an affine recurrence, whose steps read xs."""
         u = over_steps(rec.project_step, params, xs)
         return self.scan_states(rec, params, state, reset_state, u, steps)
-
-
-@dataclass(frozen=True)
-class Autodiff(Adjoint):
-    """A plain `lax.scan`, differentiated by JAX's own rules.
-
-    The adjoint for forward mode (`jax.jvp`, `jax.jacfwd`), and the one that `BPTT` is tested
-    against. Forward over reverse (`jax.hessian`) works with either.
-    """
-
-    def scan_states(
-        self,
-        rec: Recurrence,
-        params: PyTree,
-        state: PyTree,
-        reset_state: PyTree,
-        u: PyTree,
-        steps: Steps,
-        history: History = LAST_STEP,
-    ) -> tuple[PyTree, PyTree]:
-        preactivate = hoist(
-            lambda params, _, h_prev, u_t: rec.preactivate(params, h_prev, u_t),
-            params,
-            (),
-            history.read(state),
-            at_step(u, 0),
-        )
-        once = preactivate.once(preactivate.closed_over, params)
-
-        def step(state: PyTree, u_t: PyTree) -> tuple[PyTree, PyTree]:
-            h_prev = history.read(state)
-            h_t = rec.activate(preactivate.rest(once, [], h_prev, u_t), h_prev)
-            h_t = _checks.tree("the state that activate returns", h_t, history.newest(state))
-            return history.push(state, h_t), h_t
-
-        return plain_scan(step, state, reset_state, u, steps)
-
-    def windows(
-        self, window: Window, params: PyTree, state: PyTree, xs: PyTree, steps: Steps
-    ) -> tuple[PyTree, PyTree]:
-        return window(params, state, (xs, steps))
 
 
 @dataclass(frozen=True, kw_only=True)

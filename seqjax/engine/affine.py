@@ -22,10 +22,10 @@ from jax import lax
 from seqjax import _checks
 from seqjax._tree import at_step, is_inexact, where, wide_dtype
 from seqjax._types import Coefficients, Project, PyTree
-from seqjax.engine.across import Across, entering, of_first, of_last
+from seqjax.engine.across import Across, entered, in_blocks, of_first, of_last
 from seqjax.engine.bound import clipped
 from seqjax.engine.bptt import PREACTIVATIONS, STATES, named, outside
-from seqjax.engine.cotangents import add, inexact, instantiate
+from seqjax.engine.cotangents import inexact, instantiate
 from seqjax.engine.recurrence import Recurrence, Steps, over_steps, vary_with
 from seqjax.ops.hoist import hoist
 from seqjax.ops.shift import shifted
@@ -217,30 +217,21 @@ def _associative(a: list, b: list, reverse: bool = False) -> list:
     return [lax.associative_scan(then, pair, reverse=reverse)[1] for pair in pairs]
 
 
-def begun(parallel: bool, across: Across, a: list, b: list, state: list) -> list:
-    """The state before the first step of this device, of what enters from outside and from others.
-
-    A loop runs twice: without what the others hand on, for what this one does, and then with it.
-    """
-    alone, _ = forward(parallel, a, b, state)
-    return add(state, entering(across, _with_time(a, b), alone))
-
-
-def ended(parallel: bool, across: Across, a: list, cut: Any, d_states: list, d_last: list) -> list:
-    """The same of the adjoint: λ after the last step of this device."""
-    alone, _ = backward(parallel, None, a, cut, d_states, d_last)
-    return add(d_last, entering(across.backward, _with_time(a, d_states), alone))
+def _entered(parallel: bool, across: Across, a: list, b: list, state: list) -> list:
+    end = lambda *at: forward(parallel, *at)[0]
+    return entered(across, end if parallel else in_blocks(end), a, b, state)
 
 
 # As in `seqjax.engine.bptt`: to first order these two have no gradient of their own, `_adjoint`
 # has it.
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _begin(parallel: bool, across: Across, a: list, b: list, state: list) -> list:
-    return begun(parallel, across, a, b, state)
+    """The state before the first step of this device."""
+    return _entered(parallel, across, a, b, state)
 
 
 _begin.defvjp(
-    lambda parallel, across, *operands: (begun(parallel, across, *operands), None),
+    lambda parallel, across, *operands: (_entered(parallel, across, *operands), None),
     lambda parallel, across, _, cotangent: (None,) * 3,
 )
 
@@ -287,7 +278,9 @@ def _adjoint_bwd(
     d_states = instantiate(inexact(cotangents[1]), states)
     d_last = vary_with(d_last, (a, d_states))
     if across is not None:
-        d_last = ended(parallel, across, a, cut, d_states, d_last)
+        end = lambda a, *at: backward(parallel, None, a, None, *at)[0]
+        end = end if parallel else in_blocks(end, reverse=True)
+        d_last = entered(across.backward, end, a, d_states, d_last)
     d_state, lam = backward(parallel, clip, a, cut, d_states, d_last)
     h_prev = [shifted(h, hs) for h, hs in zip(begin, states, strict=True)]
     d_a = [_product(each, h, a) for each, h, a in zip(lam, h_prev, a, strict=True)]

@@ -14,9 +14,9 @@ __all__ = ["numbers", "part_key", "part_steps", "step_keys"]
 
 
 def numbers(first: Any, time: int, dtype: Any = None) -> jax.Array:
-    """The numbers of so many steps, from the first one on."""
+    """The numbers of so many steps, from this one on; from 0 on if None."""
     counted = jnp.arange(time, dtype=dtype)
-    return counted + jnp.asarray(first, counted.dtype)
+    return counted if first is None else counted + first.astype(counted.dtype)
 
 
 def step_keys(model: Model, key: Any, time: int, first: Any) -> jax.Array | None:

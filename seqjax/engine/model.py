@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import _checks, _pickling
-from seqjax._messages import clip
 from seqjax._static import in_dtype
 from seqjax._tokens import check_tokens
 from seqjax._tree import cast, where
@@ -27,7 +26,6 @@ __all__ = [
     "Model",
     "NoInitialState",
     "StreamedModel",
-    "check_divisible",
     "check_params",
     "check_state",
     "check_step",
@@ -279,19 +277,6 @@ def check_state(model: Model, params: PyTree, state: PyTree) -> PyTree:
     except NoInitialState:  # nothing to hold it against
         return _checks.arrays("state", state)
     return _checks.tree("state", state, spec)
-
-
-def check_divisible(model: Model, over: str) -> None:
-    """Refuses to split time, where more goes from step to step than the states of affine cells."""
-    for part in model.parts.values():
-        check_divisible(part, over)
-    if not model.divisible:
-        expected = "None, or a model made of affine cells (`coefficients`) and parts without memory"
-        given = (
-            f"{over!r} for {clip(repr(model), 60)}: split the batch over devices instead, "
-            "or run the series in pieces, each from the state that the one before ended in"
-        )
-        raise ValueError(_checks.mismatch("over", expected, given))
 
 
 def check_step(

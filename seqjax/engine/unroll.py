@@ -10,10 +10,10 @@ from seqjax import _checks
 from seqjax._tokens import check_tokens
 from seqjax._tree import flip, is_half, is_inexact, length_of, size_in_bytes, step_spec
 from seqjax._types import Array, Key, PyTree
-from seqjax.engine.across import place
+from seqjax.engine.across import check_divisible, place
 from seqjax.engine.adjoint import BPTT, Adjoint
 from seqjax.engine.keys import numbers, step_keys
-from seqjax.engine.model import Model, check_divisible, check_params, check_state, one_step
+from seqjax.engine.model import Model, check_params, check_state, one_step
 from seqjax.engine.per_model import compiled
 from seqjax.engine.plain_scan import one_by_one, plain_scan
 from seqjax.engine.recurrence import Steps, fill, placed_with, vary_with, zero_invalid

@@ -9,7 +9,8 @@ from jax import lax
 
 from seqjax import _checks
 from seqjax._types import Array, PyTree
-from seqjax.engine.adjoint import Adjoint, Autodiff
+from seqjax.engine.adjoint import Adjoint
+from seqjax.engine.autodiff import Autodiff
 from seqjax.engine.history import Delays
 from seqjax.engine.model import Around, check_params, check_state
 from seqjax.engine.plain_scan import widened

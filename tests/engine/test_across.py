@@ -18,7 +18,7 @@ from support.table import BY_NAME, I, problem
 import seqjax as sj
 
 DEVICES = 8
-T = 40  # five steps on each device
+T, FEW = 512, 40  # steps: 64 on each device, which are taken in blocks, and 5
 AXIS = "time"
 KEY = jax.random.key(0)
 
@@ -83,7 +83,7 @@ AFFINE = ["lru", "s5", "min-gru", "min-lstm", "rg-lru", "zoneout-affine", *MADE]
 def options():
     """By name; masks and resets are split as the series is, a length is that of the whole one."""
     mask, reset = np.arange(T) % 5 != 1, np.arange(T) % 11 == 3
-    mask[5:10] = False  # nothing valid on a whole device
+    mask[64:128] = False  # nothing valid on a whole device
     return {
         "plain": ({}, {}),
         "mask and reset": ({"mask": mask, "reset": reset}, {}),
@@ -146,7 +146,7 @@ def other_ways():
     """Second order; without the check of replication; keys of the caller's own; a batch."""
     for name in ("lru", "min-gru", "own"):
         model = model_of(name)
-        at = problem(model, T)
+        at = problem(model, FEW)
         for scan in ("loop", "associative"):
             both = (run(model, scan=scan) for run in (split_run, whole_run))
             ours, theirs = (compiled(run, second_order=True)(*at) for run in both)
@@ -156,8 +156,8 @@ def other_ways():
         yield {"where": f"unchecked, {name}", "error": relative_error(ours, theirs)}
 
     model = model_of("deep")
-    params, xs, _ = problem(model, T)
-    keys = jax.random.split(jax.random.key(3), T)
+    params, xs, _ = problem(model, FEW)
+    keys = jax.random.split(jax.random.key(3), FEW)
 
     # A batch on one axis of the devices and time on the other; the loss and its gradient inside.
     mesh = mesh_of(2, DEVICES // 2, names=("batch", AXIS))
