@@ -131,6 +131,7 @@ RULES = {
         "_adjoint_bwd",
         "_product",
     ],
+    "seqjax/engine/across.py": ["entered", "of_first", "of_last"],
     "seqjax/engine/adjoint.py": ["resolve", "scan_states", "scan_affine", "windows"],
     "seqjax/engine/cotangents.py": [
         "inexact",
@@ -182,7 +183,8 @@ QUICK = {
     "seqjax/ops/hoist.py": "tests/engine/test_hoist.py tests/engine/test_user_functions.py",
     "seqjax/ops/zero_cotangent.py": "not its_function and not matmul",
     "seqjax/engine/bptt.py": "not its_function and not matmul",
-    "seqjax/engine/affine.py": "tests/engine/test_affine.py",
+    "seqjax/engine/affine.py": "tests/engine/test_affine.py tests/engine/test_across.py",
+    "seqjax/engine/across.py": "tests/engine/test_across.py",
     "seqjax/engine/loops.py": f"{RULE_TESTS} {EXPORT} tests/engine/test_hlo.py",
     "seqjax/engine/chunks.py": f"{RULE_TESTS} {SCHEDULE} {EXPORT}",
     "seqjax/engine/schedule.py": "tests/engine/test_schedule.py",

@@ -19,14 +19,12 @@ from jax import lax
 
 from seqjax import _checks
 from seqjax._messages import clip
-from seqjax._tree import length_of
 from seqjax._types import PyTree
 from seqjax.engine.cotangents import add
 from seqjax.engine.recurrence import vary_with
-from seqjax.engine.schedule import divisor
 from seqjax.ops._jax import varying_axes
 
-__all__ = ["Across", "check_divisible", "entered", "in_blocks", "of_first", "of_last", "place"]
+__all__ = ["Across", "check_divisible", "entered", "of_first", "of_last", "place"]
 
 End = Callable[[list, list, list], list]  # of a [T, …] or [...], b [T, …] and h(-1): h(T-1)
 
@@ -54,9 +52,13 @@ class Across(NamedTuple):
 
 
 def entered(across: Across, end: End, a: list, b: list, state: list) -> list:
-    """What the steps of this device start from: `state`, given from outside, and e_k."""
-    alone = end(a, b, state)
-    pairs = [jnp.stack(pair) for pair in zip(_products(a, b), alone, strict=True)]
+    """What the steps of this device start from: `state`, given from outside, and e_k.
+
+    `end(a, b, state)` is the state after them: l_k, or p_k if ones enter and b is zero.
+    """
+    ones, zeros = [jnp.ones_like(h) for h in state], [jnp.zeros_like(x) for x in b]
+    products = end(a, vary_with(zeros, b), vary_with(ones, (a, b, state)))
+    pairs = [jnp.stack(pair) for pair in zip(products, end(a, b, state), strict=True)]
     pairs = [lax.all_gather(pair, across.axis) for pair in pairs]
     pairs = [jnp.flip(pair, 0) for pair in pairs] if across.reverse else pairs
 
@@ -66,39 +68,6 @@ def entered(across: Across, end: End, a: list, b: list, state: list) -> list:
     _, each = lax.scan(device, vary_with(_zeros(state), (a, b, state)), pairs)
     e = [lax.dynamic_index_in_dim(e, across.number, keepdims=False) for e in each]
     return add(state, e)
-
-
-def in_blocks(end: End, reverse: bool = False) -> End:
-    """`end` of a loop that takes fewer steps: blocks of the series run side by side, from zero.
-
-    What each of them does to a state is then applied in their order, or in `reverse`. With few
-    blocks the errors of the products, which are the same in all if a is, do not add up to much.
-    """
-
-    def of_series(a: list, b: list, state: list) -> list:
-        time = length_of(b)
-        size = divisor(time, time // 32, time // 16) if isinstance(time, int) else None
-        if not size:
-            return end(a, b, state)
-        cut = lambda x: x.reshape(-1, size, *x.shape[1:])
-        varies = [x.ndim == y.ndim for x, y in zip(a, b, strict=True)]
-        a = [cut(x) if v else x for x, v in zip(a, varies, strict=True)]
-        b = [cut(y) for y in b]
-        axes = [0 if v else None for v in varies]
-        ends = jax.vmap(end, (axes, 0, None))(a, b, vary_with(_zeros(state), (a, b, state)))
-        products = jax.vmap(_products, (axes, 0))(a, b)
-
-        def block(h: list, at: tuple[list, list]) -> tuple[list, None]:
-            return [p * h + e for p, h, e in zip(at[0], h, at[1], strict=True)], None
-
-        return lax.scan(block, state, (products, ends), reverse=reverse)[0]
-
-    return of_series
-
-
-def _products(a: list, b: list) -> list:
-    """Of all a(t), multiplied one after the other: a power by squaring would round far worse."""
-    return [jnp.prod(jnp.broadcast_to(x, y.shape), axis=0) for x, y in zip(a, b, strict=True)]
 
 
 def _zeros(state: list) -> list:

@@ -22,7 +22,7 @@ from jax import lax
 from seqjax import _checks
 from seqjax._tree import at_step, is_inexact, where, wide_dtype
 from seqjax._types import Coefficients, Project, PyTree
-from seqjax.engine.across import Across, entered, in_blocks, of_first, of_last
+from seqjax.engine.across import Across, entered, of_first, of_last
 from seqjax.engine.bound import clipped
 from seqjax.engine.bptt import PREACTIVATIONS, STATES, named, outside
 from seqjax.engine.cotangents import inexact, instantiate
@@ -218,8 +218,7 @@ def _associative(a: list, b: list, reverse: bool = False) -> list:
 
 
 def _entered(parallel: bool, across: Across, a: list, b: list, state: list) -> list:
-    end = lambda *at: forward(parallel, *at)[0]
-    return entered(across, end if parallel else in_blocks(end), a, b, state)
+    return entered(across, lambda *at: forward(parallel, *at)[0], a, b, state)
 
 
 # As in `seqjax.engine.bptt`: to first order these two have no gradient of their own, `_adjoint`
@@ -279,7 +278,6 @@ def _adjoint_bwd(
     d_last = vary_with(d_last, (a, d_states))
     if across is not None:
         end = lambda a, *at: backward(parallel, None, a, None, *at)[0]
-        end = end if parallel else in_blocks(end, reverse=True)
         d_last = entered(across.backward, end, a, d_states, d_last)
     d_state, lam = backward(parallel, clip, a, cut, d_states, d_last)
     h_prev = [shifted(h, hs) for h, hs in zip(begin, states, strict=True)]
