@@ -1,1 +1,6 @@
 """Weights of other frameworks, read and written."""
+
+from seqjax.interop import torch
+from seqjax.interop._check import check
+
+__all__ = ["check", "torch"]

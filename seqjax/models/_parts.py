@@ -1,6 +1,6 @@
 """Parts that gated cells are put together of: a function and its hand-written rule, always both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ from seqjax._static import static_partial
 from seqjax._types import PyTree
 from seqjax.ops.matmul import matmul
 
-__all__ = ["PRODUCT", "Part", "around", "has_rules", "pointwise"]
+__all__ = ["PRODUCT", "Part", "around", "bound", "has_rules", "pointwise", "pointwise_functions"]
 
 
 class Part(NamedTuple):
@@ -33,6 +33,19 @@ def pointwise(name: str, function: Any) -> Callable:
 
 def _apply(name: str, function: Callable, z: jax.Array) -> jax.Array:
     return _checks.array(f"the array that {name} returns", function(z), z.shape, z.dtype)
+
+
+def bound(function: Any) -> Iterator[Any]:
+    """What a `static_partial` binds, however deep."""
+    for value in getattr(function, "args", ()):
+        yield value
+        yield from bound(value)
+
+
+def pointwise_functions(*functions: Callable) -> dict[str, Callable]:
+    """The activations that functions of a cell bind by `pointwise`, by the name of the argument."""
+    parts = [part for function in functions for part in bound(function)]
+    return dict(part.args[:2] for part in parts if getattr(part, "func", None) is _apply)
 
 
 def has_rules(gate_activation: Callable, activation: Callable) -> bool:

@@ -4,6 +4,8 @@ import ast
 import importlib
 import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +120,11 @@ def test_imports_point_one_way(module):
         assert wing(name.removeprefix("seqjax.")) <= wing(module), f"{module} imports {name}"
 
 
-@pytest.mark.parametrize("module", sorted(m for m in MODULES if m.endswith("/__init__")))
+# One of them is public: its names are functions and modules, one for each framework.
+INNER = {m for m in MODULES if m.endswith("/__init__")} - {"interop/__init__"}
+
+
+@pytest.mark.parametrize("module", sorted(INNER))
 def test_an_inner_init_imports_nothing(module):
     body = ast.parse(MODULES[module].read_text()).body
     assert all(isinstance(node, ast.Expr) for node in body)  # a docstring at most
@@ -140,6 +146,19 @@ def test_what_is_public():
     public = {name for name in vars(sj) if not name.startswith("_")}
     wings = {m.split("/")[0] for m in MODULES}
     assert public - wings <= {*PUBLIC}
+
+
+FRAMEWORKS = ["torch"]
+
+
+def test_interop_imports_no_framework():
+    assert sj.interop.__all__ == sorted(["check", *FRAMEWORKS])
+    for framework in FRAMEWORKS:
+        assert getattr(sj.interop, framework).__all__ == ["into", "read", "write"]
+    others = {"torch", "keras", "flax", "haiku", "equinox", "safetensors", "h5py"}
+    code = f"import sys, seqjax; print({others} & {{*sys.modules}})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
