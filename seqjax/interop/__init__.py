@@ -1,6 +1,6 @@
 """Weights of other frameworks, read and written."""
 
-from seqjax.interop import torch
+from seqjax.interop import keras, torch
 from seqjax.interop._check import check
 
-__all__ = ["check", "torch"]
+__all__ = ["check", "keras", "torch"]

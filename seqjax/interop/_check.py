@@ -119,14 +119,20 @@ class Trial:
             model, params = read(convention={**before, **convention})
         except (TypeError, ValueError):  # of other shapes, or of another kind
             return False
-        same = (model, jax.tree.structure(params)) == (pair[0], jax.tree.structure(pair[1]))
-        if same and all(map(np.array_equal, *map(jax.tree.leaves, (params, pair[1])))):
+        if (model.input_spec, model.output_spec) != (pair[0].input_spec, pair[0].output_spec):
+            return False
+        if model == pair[0] and _equal(params, pair[1]):
             return False
         return self.difference(model, params) <= self.allowed
 
     def mismatch(self, difference: float, told: str) -> ValueError:
         expected = f"those of what was read, to {self.allowed:.1e}"
         return ValueError(_checks.mismatch("outputs", expected, f"{difference:.1e} off; {told}"))
+
+
+def _equal(a: PyTree, b: PyTree) -> bool:
+    """Of params of one model."""
+    return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
 def _told(convention: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """A framework as data, and which arrays belong to which of its modules."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,6 +23,14 @@ class Place(NamedTuple):
     name: str
 
 
+def _split(name: str) -> Place:
+    return Place(0, False, name)
+
+
+def _join(kind: str, place: Place, both: bool) -> str:
+    return place.name
+
+
 @dataclass(frozen=True, eq=False)
 class Format:
     """A framework.
@@ -34,15 +43,17 @@ class Format:
       join: `join(kind, place, both)`, the name for a place, of a layer in both directions or one.
       layered: whether one module may have several layers.
       merges: how the outputs of two directions become one; none where no module has two.
+      ignored: a pattern of names that are no weights: the state of what is random in training.
     """
 
     title: str
     separator: str
     layouts: tuple[Layout, ...]
-    split: Callable[[str], Place]
-    join: Callable[[str, Place, bool], str]
+    split: Callable[[str], Place] = _split
+    join: Callable[[str, Place, bool], str] = _join
     layered: bool = False
     merges: tuple[str, ...] = ()
+    ignored: str | None = None
 
 
 def select(form: Format, arrays: Any, prefix: Any) -> dict[str, Any]:
@@ -50,6 +61,8 @@ def select(form: Format, arrays: Any, prefix: Any) -> dict[str, Any]:
     _checks.instance("prefix", prefix, str, "a string")
     every = named(arrays, form.separator)
     inside = under(every, prefix, form.separator)
+    if form.ignored is not None:
+        inside = {k: array for k, array in inside.items() if not re.search(form.ignored, k)}
     if not inside:
         expected = f"the beginning of some of the names {listed(every)}"
         raise ValueError(_checks.mismatch("prefix", expected, repr(prefix)))

@@ -71,7 +71,7 @@ class Layout:
       options: what the factory of the kind is called with.
       asks: options that the arrays do not tell, so that the caller must.
       decides: names of `options` that another layout of such arrays has otherwise.
-      free: options that the framework has as well, and that are not in the arrays.
+      free: options that the framework has as well, at seqjax's default if nothing is told.
       with_bias: whether the layer always has its biases.
       opposite: gates whose sign is the other one.
       forget_offset: what is added to f at run time.
@@ -104,8 +104,17 @@ class Layout:
 
     def has(self, options: Mapping[str, Any]) -> bool:
         """Whether it is that of a layer with these options."""
-        told = {name: value for name, value in options.items() if name not in self.free}
-        return told == {k: v for k, v in self.options.items() if k not in self.free}
+        open_ones = (*self.asks, *self.free)
+        theirs, ours = (
+            {name: value for name, value in named.items() if name not in open_ones}
+            for named in (self.options, options)
+        )
+        return theirs == ours
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Options that a reader may be told; a dense layer is read without its activation."""
+        return (*self.asks, *(self.free if self.kind in RECURRENT else ()))
 
     def home(self, names: Collection[str], separator: str) -> str | None:
         """What stands before the names of the layer's arrays, if that is what the names are."""
@@ -195,6 +204,8 @@ def decode(layout: Layout, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nda
         pieces["bias", gate] = pieces["bias", gate] + recurrent
     for gate in kept if any(part == "bias" for part, _ in pieces) else "":
         pieces.setdefault(("recurrent_bias", gate), np.zeros_like(pieces["bias", gate]))
+    if layout.kind == "layer_norm":
+        pieces.setdefault(("bias", "y"), np.zeros_like(pieces["scale", "y"]))
     parts = dict.fromkeys(part for part, _ in pieces)
     return {part: _join_gates(pieces, part, layout.of_gates(part)) for part in parts}
 

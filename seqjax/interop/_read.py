@@ -76,7 +76,7 @@ class Reader:
         if len(found) > 1:
             raise _ambiguous(self.form, [layout for layout, _, _ in found], arrays)
         layout, home, sizes = found[0]
-        self.met.update((layout.kind, *layout.decides, *layout.asks, *layout.free))
+        self.met.update((layout.kind, *layout.decides, *layout.told))
         params = as_params(layout, home, arrays, self.dtype)
         model = make(layout.kind, sizes, self.options(layout), "bias" in params, _dtype_of(params))
         return model, params
@@ -90,7 +90,7 @@ class Reader:
 
     def options(self, layout: Layout) -> dict[str, Any]:
         options = dict(layout.options)
-        for name in (*layout.asks, *layout.free):
+        for name in layout.told:
             value = self.given.get(name)
             if name in options:  # by a convention
                 continue

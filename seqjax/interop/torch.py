@@ -41,8 +41,8 @@ LAYOUTS = (
     Layout("rnn", _cell("h"), options={"activation": jax.nn.relu}, decides=("activation",)),
     Layout("dense", (WEIGHT, BIAS)),
     Layout("embed", (Block("weight", ("kernel",), "y"),)),
-    Layout("layer_norm", (SCALE, BIAS), asks=("eps",), free=("eps",), with_bias=True),
-    Layout("rms_norm", (SCALE,), asks=("eps",), free=("eps",)),
+    Layout("layer_norm", (SCALE, BIAS), asks=("eps",)),
+    Layout("rms_norm", (SCALE,), asks=("eps",)),
 )
 
 
@@ -83,8 +83,8 @@ def read(
       prefix: where the module is, such as "encoder."; all names that begin so must belong to it.
       layers: of several modules below the prefix, their names in the order in which they are
         applied, which a state dict does not tell; functions may stand between them.
-      kinds: what the names and shapes leave open: "dense" or "embed" of a weight without bias; of
-        one module, or by the names in `layers`.
+      kinds: what the names and shapes leave open: "dense" or "embed", "layer_norm" or "rms_norm" of
+        a weight without bias; of one module, or by the names in `layers`.
       activation: of `nn.RNN`, which does not save it: `jnp.tanh` or `jax.nn.relu`.
       eps: of a normalization, which does not save it (PyTorch's default: 1e-5 of `nn.LayerNorm`).
       convention: what this file does otherwise than PyTorch, as `sj.interop.check` finds out.

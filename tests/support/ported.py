@@ -1,5 +1,7 @@
 """What the tests of every framework ask: the same outputs, and round trips to the bit."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,3 +35,10 @@ def assert_equal(ours, theirs):
         a, b = np.asarray(a), np.asarray(b)
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a.view(np.uint8) if a.ndim else a, b.view(np.uint8))
+
+
+@contextlib.contextmanager
+def rules_of_others():
+    """JAX's own rules of promotion, which other libraries need."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
