@@ -148,7 +148,7 @@ def test_what_is_public():
     assert public - wings <= {*PUBLIC}
 
 
-FRAMEWORKS = ["flax", "haiku", "keras", "torch"]
+FRAMEWORKS = ["equinox", "flax", "haiku", "keras", "torch"]
 
 
 def test_interop_imports_no_framework():
