@@ -1,5 +1,7 @@
 """Each framework's layout in a literal NumPy loop, of its own arrays: it need not be installed."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,13 +48,139 @@ def torch_shapes(gates):
     }
 
 
+def keras_lstm(a, x, h, c):
+    i, f, g, o = np.split(x @ a["kernel"] + h @ a["recurrent_kernel"] + a["bias"], 4)
+    return lstm(i, f, g, o, c)
+
+
+def keras_gru_after(a, x, h, c):
+    z, r, n = np.split(x @ a["kernel"] + a["bias"][0], 3)
+    z_h, r_h, n_h = np.split(h @ a["recurrent_kernel"] + a["bias"][1], 3)
+    z, n = sigmoid(z + z_h), np.tanh(n + sigmoid(r + r_h) * n_h)
+    return z * h + (1 - z) * n, c
+
+
+def keras_gru_before(a, x, h, c):
+    z, r, n = np.split(x @ a["kernel"] + a["bias"], 3)
+    u_z, u_r, u_n = np.split(a["recurrent_kernel"], 3, axis=1)
+    z = sigmoid(z + h @ u_z)
+    n = np.tanh(n + (sigmoid(r + h @ u_r) * h) @ u_n)
+    return z * h + (1 - z) * n, c
+
+
+def keras_rnn(a, x, h, c):
+    return np.tanh(x @ a["kernel"] + h @ a["recurrent_kernel"] + a["bias"]), c
+
+
+def keras_shapes(gates, *bias):
+    shapes = {"kernel": (I, gates * H), "recurrent_kernel": (H, gates * H)}
+    return shapes | {"bias": (*bias, gates * H)}
+
+
+def linen_lstm(a, x, h, c):
+    z = (
+        x @ a[f"i{gate}/kernel"] + h @ a[f"h{gate}/kernel"] + a[f"h{gate}/bias"] for gate in "ifgo"
+    )
+    return lstm(*z, c)
+
+
+def linen_gru(a, x, h, c):
+    of_x = lambda gate: x @ a[f"i{gate}/kernel"] + a[f"i{gate}/bias"]
+    r, z = (sigmoid(of_x(gate) + h @ a[f"h{gate}/kernel"]) for gate in "rz")
+    n = np.tanh(of_x("n") + r * (h @ a["hn/kernel"] + a["hn/bias"]))
+    return (1 - z) * n + z * h, c
+
+
+def linen_rnn(a, x, h, c):
+    return np.tanh(x @ a["i/kernel"] + a["i/bias"] + h @ a["h/kernel"]), c
+
+
+def linen_shapes(gates, biases):
+    kernels = {f"i{gate}/kernel": (I, H) for gate in gates}
+    kernels |= {f"h{gate}/kernel": (H, H) for gate in gates}
+    return kernels | {f"{name}/bias": (H,) for name in biases}
+
+
+def nnx_lstm(a, x, h, c):
+    z = x @ a["dense_i/kernel"] + h @ a["dense_h/kernel"] + a["dense_h/bias"]
+    return lstm(*np.split(z, 4), c)
+
+
+def nnx_gru(a, x, h, c):
+    r, z, n = np.split(x @ a["dense_i/kernel"] + a["dense_i/bias"], 3)
+    r_h, z_h, n_h = np.split(h @ a["dense_h/kernel"], 3)
+    z, n = sigmoid(z + z_h), np.tanh(n + sigmoid(r + r_h) * n_h)
+    return (1 - z) * n + z * h, c
+
+
+def nnx_shapes(gates, side):
+    shapes = {"dense_i/kernel": (I, gates * H), "dense_h/kernel": (H, gates * H)}
+    return shapes | {f"dense_{side}/bias": (gates * H,)}
+
+
+def haiku_lstm(a, x, h, c):
+    z = np.concatenate([x, h]) @ a["lstm/linear/w"] + a["lstm/linear/b"]
+    i, g, f, o = np.split(z, 4)
+    return lstm(i, f + 1, g, o, c)
+
+
+def haiku_gru(a, x, h, c):
+    z, r, n = np.split(x @ a["gru/w_i"] + a["gru/b"], 3)
+    u_z, u_r, u_n = np.split(a["gru/w_h"], 3, axis=1)
+    z, r = sigmoid(z + h @ u_z), sigmoid(r + h @ u_r)
+    return (1 - z) * h + z * np.tanh(n + (r * h) @ u_n), c
+
+
+def haiku_rnn(a, x, h, c):
+    z = x @ a["rnn/linear/w"] + a["rnn/linear/b"] + h @ a["rnn/linear_1/w"] + a["rnn/linear_1/b"]
+    return np.maximum(z, 0), c
+
+
+def equinox_lstm(a, x, h, c):
+    return lstm(*np.split(a["weight_ih"] @ x + a["weight_hh"] @ h + a["bias"], 4), c)
+
+
+def equinox_gru(a, x, h, c):
+    r, z, n = np.split(a["weight_ih"] @ x + a["bias"], 3)
+    r_h, z_h, n_h = np.split(a["weight_hh"] @ h, 3)
+    z, n = sigmoid(z + z_h), np.tanh(n + sigmoid(r + r_h) * (n_h + a["bias_n"]))
+    return n + z * (h - n), c
+
+
+def equinox_shapes(gates):
+    return {"weight_ih": (gates * H, I), "weight_hh": (gates * H, H), "bias": (gates * H,)}
+
+
 TANH = {"activation": jnp.tanh}
+LINEAR = {"rnn/linear/w": (I, H), "rnn/linear/b": (H,)}
 # The step, the shapes of the arrays, and what they do not tell.
 LAYERS = {
     "torch": [
         (torch_lstm, torch_shapes(4), {}),
         (torch_gru, torch_shapes(3), {}),
         (torch_rnn, torch_shapes(1), TANH),
+    ],
+    "keras": [
+        (keras_lstm, keras_shapes(4), {}),
+        (keras_gru_after, keras_shapes(3, 2), {}),
+        (keras_gru_before, keras_shapes(3), {}),
+        (keras_rnn, keras_shapes(1), TANH),
+    ],
+    "flax": [
+        (linen_lstm, linen_shapes("ifgo", ["hi", "hf", "hg", "ho"]), {}),
+        (linen_gru, linen_shapes("rzn", ["ir", "iz", "in", "hn"]), {}),
+        (linen_rnn, {"i/kernel": (I, H), "i/bias": (H,), "h/kernel": (H, H)}, TANH),
+        (nnx_lstm, nnx_shapes(4, "h"), {}),
+        (nnx_gru, nnx_shapes(3, "i"), {}),
+    ],
+    "haiku": [
+        (haiku_lstm, {"lstm/linear/w": (I + H, 4 * H), "lstm/linear/b": (4 * H,)}, {}),
+        (haiku_gru, {"gru/w_i": (I, 3 * H), "gru/w_h": (H, 3 * H), "gru/b": (3 * H,)}, {}),
+        (haiku_rnn, LINEAR | {"rnn/linear_1/w": (H, H), "rnn/linear_1/b": (H,)}, {}),
+    ],
+    "equinox": [
+        (equinox_lstm, equinox_shapes(4), {}),
+        (equinox_gru, equinox_shapes(3) | {"bias_n": (H,)}, {}),
     ],
 }
 
@@ -72,5 +200,12 @@ def test_one_layer(framework, step, shapes, options):
     for x in XS:
         h, c = step(arrays, x, h, c)
         outputs.append(h)
-    pair = getattr(sj.interop, framework).read(arrays, **options)
-    assert_same_outputs(pair, XS, outputs)
+    read = functools.partial(getattr(sj.interop, framework).read, arrays, **options)
+    assert_same_outputs(read(), XS, outputs)
+    assert sj.interop.check(read, np.asarray(outputs), XS) < 1e-10
+
+
+def test_arrays_in_lists_and_tuples():
+    model, params = sj.interop.equinox.read([{"weight": np.ones((2, 3)), "bias": np.ones(2)}])
+    assert model == sj.dense(3, 2)
+    assert params["kernel"].shape == (3, 2)
