@@ -1,7 +1,8 @@
 """Reading by the table of a framework: from names and shapes to a model and its params."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,6 +24,13 @@ from seqjax.models.function import as_model
 
 __all__ = ["as_params", "fits", "read", "unfit", "without_params"]
 
+# Checks of what the caller may say of a layer.
+GIVEN: dict[str, Callable[[str, Any], Any]] = {
+    "activation": _checks.part,
+    "gate_activation": _checks.part,
+    "reset_after": _checks.flag,
+    "eps": partial(_checks.number, above=0),
+}
 Pair = tuple[Model, PyTree]
 Fit = tuple[Layout, str, Sizes]  # a layout, what stands before its names, the sizes
 
@@ -63,16 +71,14 @@ class Reader:
 
     def cell(self, arrays: Mapping[str, Any], kind: str | None) -> Pair:
         """One layer in one direction."""
-        layouts = [
-            with_convention(layout, self.convention)
-            for layout in self.form.layouts
-            if kind in (None, layout.kind) and self.admits(layout)
-        ]
+        of_kind = [layout for layout in self.form.layouts if kind in (None, layout.kind)]
+        admitted = [layout for layout in of_kind if not self.contradicted(layout)]
+        layouts = [with_convention(layout, self.convention) for layout in admitted]
         found = fits(self.form, layouts, arrays)
         if len(found) > 1 and kind is None:
             found = _by_name(self.form, found)
         if not found:
-            raise unfit(self.form, layouts, arrays)
+            raise self.contradiction(of_kind, arrays) or unfit(self.form, layouts, arrays)
         if len(found) > 1:
             raise _ambiguous(self.form, [layout for layout, _, _ in found], arrays)
         layout, home, sizes = found[0]
@@ -81,12 +87,20 @@ class Reader:
         model = make(layout.kind, sizes, self.options(layout), "bias" in params, _dtype_of(params))
         return model, params
 
-    def admits(self, layout: Layout) -> bool:
-        """Whether a layout has the options that the caller says, where it has such ones."""
-        return all(
-            self.given.get(name) in (None, layout.options.get(name, DEFAULTS[name]))
-            for name in layout.decides
-        )
+    def contradicted(self, layout: Layout) -> list[str]:
+        """The names of options that the caller says to be others than those of this layout."""
+        told = {name: self.given.get(name) for name in layout.decides}
+        return [n for n, v in told.items() if v not in (None, layout.options.get(n, DEFAULTS[n]))]
+
+    def contradiction(self, layouts: list[Layout], arrays: Mapping[str, Any]) -> ValueError | None:
+        """What to say if the arrays would fit, but for an option that the caller says."""
+        others = [layout for layout in layouts if self.contradicted(layout)]
+        refused = [layout for layout, _, _ in fits(self.form, others, arrays)]
+        if not refused:
+            return None
+        (name, *_) = self.contradicted(refused[0])
+        expected = f"{_values(refused, name)}, by {listed(arrays)}"
+        return ValueError(_checks.mismatch(name, expected, repr(self.given[name])))
 
     def options(self, layout: Layout) -> dict[str, Any]:
         options = dict(layout.options)
@@ -116,6 +130,9 @@ def read(
 ) -> Pair:
     """The model that the arrays below a prefix are of, and its params."""
     dtype = None if dtype is None else _checks.float_dtype("dtype", dtype)
+    for name, value in given.items():
+        if value is not None:
+            GIVEN[name](name, value)
     reader = Reader(form, given, check_convention(convention), dtype, merge)
     inside = select(form, arrays, prefix)
     kind_of_layer = _check_kinds(kinds, layers)
@@ -223,10 +240,13 @@ def _ambiguous(form: Format, layouts: list[Layout], arrays: Mapping[str, Any]) -
         expected = f"one of {', '.join(map(repr, kinds))} for {listed(arrays)}"
         return ValueError(_checks.mismatch("kinds", f"{expected}, which tell no more", "None"))
     name = layouts[0].decides[0]
-    values = [layout.options.get(name, DEFAULTS[name]) for layout in layouts]
-    texts = " or ".join(getattr(value, "__name__", repr(value)) for value in values)
-    expected = f"{texts}, which {listed(arrays)} do not tell"
+    expected = f"{_values(layouts, name)}, which {listed(arrays)} do not tell"
     return ValueError(_checks.mismatch(name, expected, "None"))
+
+
+def _values(layouts: list[Layout], name: str) -> str:
+    values = [layout.options.get(name, DEFAULTS[name]) for layout in layouts]
+    return " or ".join(getattr(value, "__name__", repr(value)) for value in values)
 
 
 def _check_kinds(kinds: Any, layers: Any) -> Any:
