@@ -189,7 +189,7 @@ def _measure(block: Block, shape: tuple[int, ...], found: Sizes) -> bool:
 
 
 def decode(layout: Layout, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Our params, of the arrays of a file."""
+    """Our params, of the arrays of a file, whose memory they do not share."""
     pieces: Pieces = {}
     for block in layout.blocks:
         if block.name in arrays:

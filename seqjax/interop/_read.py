@@ -204,7 +204,7 @@ def as_params(layout: Layout, home: str, arrays: Mapping[str, Any], dtype: Any) 
     if len(dtypes) > 1:
         given = " and ".join(sorted(d.name for d in dtypes)) + "; dtype= casts them"
         raise TypeError(_checks.mismatch("arrays", "one dtype in each layer", given))
-    return {name: jnp.array(array) for name, array in decode(layout, read).items()}
+    return {name: jnp.asarray(array) for name, array in decode(layout, read).items()}
 
 
 def _dtype_of(params: Mapping[str, Any]) -> np.dtype:

@@ -59,8 +59,7 @@ def _write_module(form: Format, module: Model, params: PyTree) -> dict[str, np.n
         encoded = encode(form.title, layout, params)
         for name, array in encoded.items():
             place = Place(layer.number, layer.backward, name)
-            # A copy: what PyTorch does to it in place must not reach `params`.
-            arrays[form.join(kind, place, layer.both)] = np.array(array, order="C")
+            arrays[form.join(kind, place, layer.both)] = np.ascontiguousarray(array)  # safetensors
         shapes = {part: array.shape for part, array in params.items() if part != "kernel"}
         alike.append((layout, layer.both, shapes, {*encoded}))
 

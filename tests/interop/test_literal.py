@@ -2,12 +2,15 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.ported import XS, assert_same_outputs
+from support.comparison import assert_close
+from support.ported import XS, assert_equal, assert_same_outputs
 
 import seqjax as sj
+from seqjax.interop._names import named
 
 I, H = 3, 4  # noqa: E741
 
@@ -196,13 +199,99 @@ LAYERS = {
 def test_one_layer(framework, step, shapes, options):
     rng = np.random.default_rng(1)
     arrays = {name: rng.uniform(-0.7, 0.7, shape) for name, shape in shapes.items()}
+    outputs = run(step, arrays)
+    read = functools.partial(getattr(sj.interop, framework).read, **options)
+    pair = read(arrays)
+    assert_same_outputs(pair, XS, outputs)
+    assert sj.interop.check(functools.partial(read, arrays), outputs, XS) < 1e-10
+    written = write(framework, *pair, step.__name__)
+    assert {name: array.shape for name, array in written.items()} == shapes
+    assert all(array.flags.c_contiguous for array in written.values())
+    assert_close(run(step, written), outputs, 1e-14)
+    assert read(written)[0] == pair[0]
+    assert_close(read(written)[1], pair[1], 1e-15)  # the bias of f of Haiku is shifted twice
+
+
+def run(step, arrays):
     h, c, outputs = np.zeros(H), np.zeros(H), []
     for x in XS:
         h, c = step(arrays, x, h, c)
         outputs.append(h)
-    read = functools.partial(getattr(sj.interop, framework).read, arrays, **options)
-    assert_same_outputs(read(), XS, outputs)
-    assert sj.interop.check(read, np.asarray(outputs), XS) < 1e-10
+    return np.array(outputs)
+
+
+def write(framework, model, params, name):
+    """Flat, by the names of the loops."""
+    options = {
+        "torch": {"numpy": True},
+        "flax": {"api": name.split("_")[0]},
+        "haiku": {"prefix": name.split("_")[1]},
+    }
+    tree = getattr(sj.interop, framework).write(model, params, **options.get(framework, {}))
+    return named(tree, "/")
+
+
+def torch_lstm_arrays(dtype=np.float64):
+    rng = np.random.default_rng(1)
+    return {n: rng.uniform(-1, 1, shape).astype(dtype) for n, shape in torch_shapes(4).items()}
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "<f2"])
+def test_arrays_of_any_byte_order(dtype):
+    _, params = sj.interop.torch.read(torch_lstm_arrays(dtype))
+    native = np.dtype(dtype).newbyteorder("=")
+    assert params["kernel"].dtype == native
+    assert_equal(params, sj.interop.torch.read(torch_lstm_arrays(native))[1])
+
+
+def test_what_is_read_is_a_copy():
+    arrays = torch_lstm_arrays()
+    _, params = sj.interop.torch.read(arrays)
+    before = {name: np.array(array) for name, array in params.items()}
+    for array in arrays.values():
+        array[:] = 0
+    assert_equal({name: np.asarray(array) for name, array in params.items()}, before)
+
+
+def test_one_direction_of_two():
+    arrays = {name: np.ones(shape) for name, shape in keras_shapes(4).items()}
+    for direction in ("forward", "backward"):
+        of_one = {f"bidirectional/{direction}_lstm/cell/{n}": a for n, a in arrays.items()}
+        model, params = sj.interop.keras.read(of_one)
+        assert model == sj.lstm(I, H)
+        assert_equal(params, sj.interop.keras.read(arrays)[1])
+
+
+def test_how_a_model_was_trained_is_no_obstacle():
+    plain = sj.lstm(I, H)
+    params = plain.init(jax.random.key(0))
+    expected = sj.interop.torch.write(plain, params, numpy=True)
+    for model in [
+        sj.lstm(I, H, recurrent_dropout=0.5),
+        sj.lstm(I, H, forget_bias=1.0, kernel_init=jax.nn.initializers.zeros),
+        sj.lstm(I, H, dtype=jnp.bfloat16, param_dtype=jnp.float64),
+    ]:
+        assert_equal(sj.interop.torch.write(model, params, numpy=True), expected)
+
+
+def test_what_has_no_place_must_be_zero():
+    cell = sj.gru(I, H)
+    params = cell.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"recurrent_bias'\]: expected a recurrent bias of zeros"):
+        sj.interop.flax.write(cell, params, api="nnx")
+
+
+def test_a_cell_without_biases_where_the_framework_always_has_them():
+    for cell, framework in [
+        (sj.lstm(I, H, use_bias=False), "flax"),
+        (sj.lstm(I, H, use_bias=False), "haiku"),
+        (sj.gru(I, H, reset_after=False, use_bias=False), "haiku"),
+    ]:
+        params = cell.init(jax.random.key(0))
+        kind = "lstm" if framework == "flax" or "lstm" in repr(cell) else "gru"
+        written = write(framework, cell, params, {"flax": "linen_lstm"}.get(framework, f"_{kind}"))
+        model, again = getattr(sj.interop, framework).read(written)
+        assert_close(sj.unroll(model, again, XS)[1], sj.unroll(cell, params, XS)[1], 1e-14)
 
 
 def test_arrays_in_lists_and_tuples():
