@@ -177,15 +177,20 @@ def write(
     (4, 3)
     """
     arrays = _write.write(TORCH, model, params, prefix, layers=layers)
-    if _checks.flag("numpy", numpy):
-        return arrays
-    return {name: _tensor(array) for name, array in arrays.items()}
+    return arrays if _checks.flag("numpy", numpy) else _tensors(arrays)
 
 
-def _tensor(array: np.ndarray) -> Any:
+def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The same numbers, bit for bit."""
-    import torch  # type: ignore[import-not-found]  # in use where there are tensors
+    try:
+        import torch
+    except ImportError as error:
+        message = "write: tensors need PyTorch; numpy=True returns NumPy arrays"
+        raise ImportError(message) from error
 
-    if array.dtype == jnp.bfloat16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+    def tensor(array: np.ndarray) -> Any:
+        if array.dtype == jnp.bfloat16:  # which PyTorch does not take from NumPy
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(array)
+
+    return {name: tensor(array) for name, array in arrays.items()}

@@ -244,6 +244,12 @@ def test_arrays_of_any_byte_order(dtype):
     assert_equal(params, sj.interop.torch.read(torch_lstm_arrays(native))[1])
 
 
+def test_check_of_arrays_of_any_byte_order():
+    pair = sj.interop.torch.read(torch_lstm_arrays())
+    outputs = np.asarray(sj.unroll(*pair, XS)[1])
+    assert sj.interop.check(pair, outputs.astype(">f8"), XS.astype(">f8")) == 0
+
+
 def test_what_is_read_is_a_copy():
     arrays = torch_lstm_arrays()
     _, params = sj.interop.torch.read(arrays)
@@ -291,6 +297,7 @@ def test_a_cell_without_biases_where_the_framework_always_has_them():
         kind = "lstm" if framework == "flax" or "lstm" in repr(cell) else "gru"
         written = write(framework, cell, params, {"flax": "linen_lstm"}.get(framework, f"_{kind}"))
         model, again = getattr(sj.interop, framework).read(written)
+        assert "bias" in again
         assert_close(sj.unroll(model, again, XS)[1], sj.unroll(cell, params, XS)[1], 1e-14)
 
 

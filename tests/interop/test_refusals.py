@@ -1,5 +1,7 @@
 """What is not read, and what is not written: the error names the arrays, or the reason."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,6 +87,12 @@ def test_what_is_not_read(arrays, options, message):
     with pytest.raises((TypeError, ValueError), match=message) as caught:
         sj.interop.torch.read(arrays, **options)
     assert len(str(caught.value)) <= 600
+
+
+def test_tensors_need_pytorch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    with pytest.raises(ImportError, match="write: tensors need PyTorch; numpy=True returns NumPy"):
+        sj.interop.torch.write(CELL, CELL.init(jax.random.key(0)))
 
 
 def test_float64_needs_x64():
