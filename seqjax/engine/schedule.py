@@ -23,7 +23,8 @@ def schedule(
     On a CPU chunks of 2 MB fit the cache: larger buffers are fetched from memory, and mapped
     afresh by the allocator at every call. A series that is not much larger is one chunk; but
     where a step has more pre-activations than state (gates), and the series is long enough, a
-    quarter of it, so that what only a chunk needs is little beside what all steps keep. To form
+    quarter of it, so that what only a chunk needs is little beside what all steps keep. Below 1 MB
+    that is nothing to save, and one loop compiles in two thirds of the time of two. To form
     pre-activations again costs a matmul, to store them memory traffic: only where a step is tiny
     is the matmul cheaper. Measured in benchmarks/schedule.py. Elsewhere there is no such cache,
     and every chunk is one more launch.
@@ -33,7 +34,7 @@ def schedule(
         return None, store  # a symbolic number of steps, in `jax.export`, cannot be divided
     about = max(8, 2_000_000 // preactivation_bytes)
     if steps * preactivation_bytes <= 6_500_000:
-        if preactivation_bytes <= state_bytes:
+        if preactivation_bytes <= state_bytes or steps * preactivation_bytes <= 1_000_000:
             return None, store
         about = max(128, steps // 4)
     if about >= steps:

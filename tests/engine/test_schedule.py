@@ -58,10 +58,16 @@ def test_on_a_cpu_chunks_fit_the_cache_and_elsewhere_there_are_none():
 
 def test_a_series_of_gates_that_fits_is_cut_in_four_if_it_is_long():
     assert schedule(1024, 2048, 1024, "cpu") == (256, "preactivations")
-    assert schedule(1024, 512, 256, "cpu") == (256, "states")
+    assert schedule(4096, 512, 256, "cpu") == (1024, "states")
     assert schedule(1024, 1024, 1024, "cpu") == (None, "preactivations")
-    assert schedule(300, 2048, 1024, "cpu") == (150, "preactivations")
-    assert schedule(128, 2048, 1024, "cpu") == (None, "preactivations")
+    assert schedule(300, 4096, 2048, "cpu") == (150, "preactivations")
+    assert schedule(128, 16384, 8192, "cpu") == (None, "preactivations")
+
+
+def test_a_small_series_is_one_chunk():
+    assert schedule(1024, 512, 256, "cpu") == (None, "states")
+    assert schedule(488, 2048, 1024, "cpu") == (None, "preactivations")
+    assert schedule(489, 2048, 1024, "cpu") != (None, "preactivations")
 
 
 def test_the_divisor_is_near():
