@@ -66,16 +66,27 @@ def test_each_row_has_the_parameters_that_its_budget_allows(name):
 
 def test_what_the_docs_say_of_parity_is_true_of_the_rows():
     scores = {kind: [*row["scores"].values()] for kind, row in ROWS["parity_256"].items()}
+    assert min(scores["rnn"]) < max(scores.pop("rnn")) == 100
     for kind, found in scores.items():
         assert max(found) < 55 if kind in task_models.LINEAR else min(found) == 100
-    assert {"lstm", "slstm", "min_gru", "lru"} <= set(scores)
+    assert {"lstm", "gru", "slstm", *task_models.LINEAR} == set(scores)
 
 
 def test_what_the_docs_say_of_the_chorales_is_true_of_the_rows():
     published = TASKS["jsb"].published
     scores = {kind: row["scores"].values() for kind, row in ROWS["jsb"].items()}
     assert max(scores["lstm"]) < published["lstm"]
+    assert max(scores["rnn"]) < published["rnn"]
     assert min(scores["gru"]) > published["gru"]
+    means = {kind: sum(found) / len(found) for kind, found in scores.items()}
+    assert set(sorted(means, key=means.__getitem__)[:2]) == {"min_gru", "min_lstm"}
+
+
+def test_what_the_docs_say_of_adding_is_true_of_the_rows():
+    scores = {kind: max(row["scores"].values()) for kind, row in ROWS["adding_200"].items()}
+    learned = {kind for kind, score in scores.items() if score < 1e-3}
+    assert learned == {"lstm", "gru", "slstm", "min_gru", "min_lstm", "rg_lru", "memory"}
+    assert all(score > 0.16 for kind, score in scores.items() if kind not in learned)
 
 
 @pytest.mark.usefixtures("as_a_script")
