@@ -3,11 +3,16 @@
     pip install -e '.[bench]'
     python -m benchmarks.compare                  # all of it; writes benchmarks/results/
     python -m benchmarks.compare --cells lstm     # these rows anew, the others stay
+    python -m benchmarks.compare --devices 1      # one device alone
 
 Every library holds the same weights, and is used as its own documentation says, on batch-first
 data; seqjax is written for one series and batched by `jax.vmap`. Before any timing the
 outputs and the gradients (to weights, inputs and initial state) are checked to be equal. All
 libraries are timed in one process, one call of each in turn; the figures are medians.
+
+A CPU is as many devices as it has cores. Each library on JAX is timed on one of them and, if they
+divide the batch, with the batch split over all of them and the weights on each: nothing else of
+the program changes. Each counts at its better of the two. PyTorch has a thread for each core.
 
 The gradient is that of a weighted sum of all outputs, to weights, inputs and initial state.
 """
@@ -23,8 +28,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import seqjax as sj
 from benchmarks import networks, peers
-from benchmarks.machine import device, slug
+from benchmarks.machine import cores, device, slug
 from benchmarks.report import draw, summary, table
 from benchmarks.timing import interleaved, rounded
 
@@ -38,14 +44,37 @@ GRID = [  # T, B, I = H
     (1024, 1, 128),
     (96, 128, 128),
     (64, 8, 512),
+    (2048, 1, 16),
+    (512, 4, 32),
+    (256, 64, 128),
 ]
-MIDDLE = (128, 32, 128)  # of the other networks
+NETWORKS = [
+    ("ragged", (128, 32, 128)),
+    ("two layers", (128, 32, 128)),
+    ("two layers", (64, 32, 128)),  # as in examples/char_rnn.py
+    ("three layers", (128, 32, 256)),
+    ("two directions", (128, 32, 128)),
+]
 GPU_GRID = [*GRID, (1024, 16, 768)]
 LIBRARIES = ("jax", "jaxlib", "flax", "equinox", "dm-haiku", "keras", "torch", "seqjax")
 
 
 def gradient_of(apply: Callable, cotangent) -> Callable:
-    return jax.grad(lambda *at: jnp.sum(apply(*at) * cotangent), (0, 1, 2))
+    return lambda *at: gradient_at(apply)(*at, cotangent)
+
+
+def gradient_at(apply: Callable) -> Callable:
+    """Of a weighted sum of the outputs: (params, xs, state, weights of the outputs) -> gradient."""
+    return jax.grad(lambda *at: jnp.sum(apply(*at[:3]) * at[3]), (0, 1, 2))
+
+
+def split(params, *batched):
+    """The arguments with the batch split over all devices; None if it can not be."""
+    number = jax.device_count()
+    if number == 1 or batched[0].shape[0] % number:
+        return None
+    devices = sj.train.data_parallel()
+    return devices.everywhere(params), *devices.split(batched)
 
 
 def check_equal(name: str, ours, theirs):
@@ -71,7 +100,9 @@ def measure(kind: str, network: str, shape: tuple, seconds: float) -> list:
     for name, peer in built.items():
         through = lambda w, xs, s, peer=peer: peer.apply(peer.convert(w), xs, s)
         check_equal(name, jax.jit(through)(weights, xs, state), ys)
-        check_equal(name, jax.jit(gradient_of(through, cotangent))(weights, xs, state), grads)
+        for at in (weights, xs, state, cotangent), split(weights, xs, state, cotangent):
+            if at is not None:
+                check_equal(name, jax.jit(gradient_at(through))(*at), grads)
     check_equal("torch", torch.forward().numpy(), ys)
     check_equal("torch", torch.gradient_of_weights(), grads)
 
@@ -81,8 +112,8 @@ def measure(kind: str, network: str, shape: tuple, seconds: float) -> list:
         calls: dict[str, Callable] = {}
         memory, compiling = {}, {}
         for name, peer in built.items():
-            function = peer.apply if what == "forward" else gradient_of(peer.apply, cotangent)
-            at = (peer.convert(weights), xs, state)
+            function = peer.apply if what == "forward" else gradient_at(peer.apply)
+            at = (peer.convert(weights), xs, state, cotangent)[: 3 + (what == "gradient")]
             jax.clear_caches()  # or what was compiled to be checked costs nothing here
             lowered = jax.jit(function).lower(*at)
             begun = time.perf_counter()
@@ -90,10 +121,17 @@ def measure(kind: str, network: str, shape: tuple, seconds: float) -> list:
             compiling[name] = time.perf_counter() - begun
             memory[name] = compiled.memory_analysis().temp_size_in_bytes / 1e6
             calls[name] = lambda compiled=compiled, at=at: compiled(*at)
+            over_all = split(*at)
+            if over_all is not None and name != "natively batched":
+                compiled = jax.jit(function).lower(*over_all).compile()
+                calls[name, "all"] = lambda compiled=compiled, at=over_all: compiled(*at)
         calls["torch"] = getattr(torch, what)
-        ms = interleaved(calls, seconds)
+        times = interleaved(calls, seconds)
+        ms = {name: times[name] for name in (*built, "torch")}
+        ms_all = {name: times[name, "all"] for name in built if (name, "all") in times}
+        better = ms | {name: min(ms[name], ms_all[name]) for name in ms_all}
         others = [n for n in built if n not in peers.NOT_PEERS]
-        best = min(others, key=ms.get)
+        best, best_of_all = min(others, key=ms.get), min(others, key=better.get)
         rows.append(
             {
                 "cell": kind,
@@ -101,11 +139,16 @@ def measure(kind: str, network: str, shape: tuple, seconds: float) -> list:
                 "shape": list(shape),
                 "what": what,
                 "ms": rounded(ms),
+                "ms_all_devices": rounded(ms_all),
                 "best_jax_peer": best,
                 "best_jax_peer/seqjax": round(ms[best] / ms["seqjax"], 3),
-                "torch/seqjax": round(ms["torch"] / ms["seqjax"], 3),
                 "plain scan/seqjax": round(ms["plain scan"] / ms["seqjax"], 3),
-                "gflops": round(flops / ms["seqjax"] / 1e6, 1),
+                "all_cores": {
+                    "best_jax_peer": best_of_all,
+                    "best_jax_peer/seqjax": round(better[best_of_all] / better["seqjax"], 3),
+                    "torch/seqjax": round(better["torch"] / better["seqjax"], 3),
+                },
+                "gflops": round(flops / better["seqjax"] / 1e6, 1),
                 "temp_mb": rounded(memory),
                 "least_temp_mb_of_peers": rounded({"": min(memory[n] for n in others)})[""],
                 "compile_s": rounded(compiling),
@@ -135,8 +178,12 @@ def main():
     parser.add_argument("--cells", nargs="+", choices=peers.GATES, default=list(peers.GATES))
     parser.add_argument("--sizes", type=int, nargs="+", help="only the rows of these I = H")
     parser.add_argument("--seconds", type=float, default=6.0, help="of timing for each row")
+    parser.add_argument(
+        "--devices", type=int, default=cores(), help="of a CPU; all cores if not given"
+    )
     parser.add_argument("--dry", action="store_true", help="print only, write no results")
     options = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", options.devices)
     on_cpu = jax.devices()[0].platform == "cpu"
     report = {
         "device": device(),
@@ -144,13 +191,14 @@ def main():
         "versions": {name: version(name) for name in LIBRARIES},
         "rows": [],
     }
-    path = RESULTS / f"compare_{slug()}.json"
+    report["devices"] = jax.device_count()
+    path = RESULTS / f"compare_jax_{jax.__version__}_{slug()}.json"
     if path.exists() and not options.dry:
         earlier = json.loads(path.read_text())
         if earlier["versions"] == report["versions"]:
             report = earlier | {"matmul_peak_gflops": report["matmul_peak_gflops"]}
     grid = [("one layer", shape) for shape in (GRID if on_cpu else GPU_GRID)]
-    grid += [(network, MIDDLE) for network in networks.NETWORKS[1:]]
+    grid += NETWORKS
     for kind in options.cells:
         for network, shape in grid:
             if options.sizes and shape[2] not in options.sizes:
@@ -161,8 +209,9 @@ def main():
                     f"{kind:4} {row['what']:8} {network:14} {shape!s:16}"
                     f" seqjax {row['ms']['seqjax']:8.3f} ms"
                     f"  best JAX peer {row['best_jax_peer/seqjax']:6.2f}×"
-                    f" ({row['best_jax_peer']})  torch {row['torch/seqjax']:6.2f}×"
-                    f"  plain {row['plain scan/seqjax']:5.2f}×"
+                    f" ({row['best_jax_peer']})  plain {row['plain scan/seqjax']:5.2f}×"
+                    f"  all cores: {row['all_cores']['best_jax_peer/seqjax']:6.2f}×"
+                    f"  torch {row['all_cores']['torch/seqjax']:6.2f}×"
                     f"  {row['gflops']:5.0f} GFLOP/s"
                     f"  temp {row['temp_mb']['seqjax']:.1f} MB"
                     f" (peers {row['least_temp_mb_of_peers']:.1f})",

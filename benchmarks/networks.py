@@ -1,4 +1,4 @@
-"""What `compare` measures of each library: one layer, ragged series, two layers, two directions.
+"""What `compare` measures of each library: one layer, ragged series, more layers, two directions.
 
 A network holds one set of weights and one initial state for each of its layers. Of a library on
 JAX the layers are put together by hand, as its users do where it has nothing for it; seqjax and
@@ -16,7 +16,7 @@ import seqjax as sj
 from benchmarks import peers
 from benchmarks.peers import GATES, Peer
 
-NETWORKS = ("one layer", "ragged", "two layers", "two directions")
+LAYERS = {"two layers": 2, "two directions": 2, "three layers": 3}
 
 
 class Problem(NamedTuple):
@@ -42,7 +42,7 @@ def draw(kind: str, network: str, steps: int, batch: int, size: int) -> Problem:
     uniform = lambda *shape: jnp.asarray(rng.uniform(-1, 1, shape) / size**0.5, jnp.float32)
     normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
     columns = GATES[kind] * size
-    layers = 2 if network.startswith("two") else 1
+    layers = LAYERS.get(network, 1)
     shapes = {"kernel": (size, columns), "recurrent_kernel": (size, columns), "bias": (columns,)}
     weights = [{name: uniform(*shape) for name, shape in shapes.items()} for _ in range(layers)]
     state = [[normal(batch, size) for _ in range(1 + (kind == "lstm"))] for _ in range(layers)]
@@ -72,8 +72,10 @@ def build(name: str, problem: Problem) -> Peer | None:
 
     def apply(params, xs, state):
         ys = layers[0].apply(params[0], xs, state[0])
-        if network == "two layers":
-            return layers[1].apply(params[1], ys, state[1])
+        if network in ("two layers", "three layers"):
+            for layer, of_layer, at in zip(layers[1:], params[1:], state[1:], strict=True):
+                ys = layer.apply(of_layer, ys, at)
+            return ys
         if network == "two directions":
             backward = layers[1].apply(params[1], jnp.flip(xs, 1), state[1])
             return jnp.concatenate([ys, jnp.flip(backward, 1)], axis=-1)
@@ -93,8 +95,8 @@ def seqjax_network(problem: Problem):
             return jax.vmap(one)(xs, of_cell(state[0]), problem.lengths)
 
         return ragged
-    if problem.network == "two layers":
-        model, join = sj.stack(cell, cell), tuple
+    if problem.network != "two directions":
+        model, join = sj.stack(*[cell] * len(problem.weights)), tuple
     else:
         model, join = sj.bidirectional(cell), lambda two: dict(zip(DIRECTIONS, two, strict=True))
 
@@ -112,13 +114,14 @@ class Torch:
     """PyTorch's fused layers, with its own autograd."""
 
     def __init__(self, problem: Problem):
-        two = {"two layers": {"num_layers": 2}, "two directions": {"bidirectional": True}}
         size, network = problem.xs.shape[-1], problem.network
+        number = len(problem.weights)
+        both = network == "two directions"
+        options = {"bidirectional": True} if both else {"num_layers": number}
         make = getattr(torch.nn, problem.kind.upper())
-        self.layer = make(size, size, batch_first=True, **two.get(network, {}))
+        self.layer = make(size, size, batch_first=True, **options)
         as_torch = lambda a: torch.tensor(jax.device_get(a))
-        second = "l0_reverse" if network == "two directions" else "l1"
-        self.names = ["l0", second][: len(problem.weights)]
+        self.names = ["l0", "l0_reverse"] if both else [f"l{n}" for n in range(number)]
         with torch.no_grad():
             for name, weights in zip(self.names, problem.weights, strict=True):
                 self.part("weight_ih", name).copy_(as_torch(weights["kernel"].T))

@@ -6,18 +6,30 @@ python -m benchmarks.report benchmarks/results/compare_<device>.json     # print
 import argparse
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 # A ratio of each row, and which of its values is the worst.
 COLUMNS = {
-    "best JAX peer": (lambda row: row["best_jax_peer/seqjax"], min),
-    "PyTorch": (lambda row: row["torch/seqjax"], min),
+    "best JAX peer, all cores": (lambda row: row["all_cores"]["best_jax_peer/seqjax"], min),
+    "PyTorch": (lambda row: row["all_cores"]["torch/seqjax"], min),
+    "best JAX peer, one device": (lambda row: row["best_jax_peer/seqjax"], min),
+    "plain scan": (lambda row: row["plain scan/seqjax"], min),
     "batched by hand": (lambda row: row["ms"]["natively batched"] / row["ms"]["seqjax"], min),
     "compilation": (lambda row: row["compile_s"]["seqjax"] / row["compile_s"]["plain scan"], max),
-    "memory": (lambda row: row["temp_mb"]["seqjax"] / row["least_temp_mb_of_peers"], max),
+    "memory": (
+        lambda row: max(1, row["temp_mb"]["seqjax"]) / max(1, row["least_temp_mb_of_peers"]),
+        max,
+    ),
 }
 WHAT = {"forward": "forward alone", "gradient": "forward + backward"}
-SHORT = {"one layer": "", "ragged": ["ragged"], "two layers": ["× 2"], "two directions": ["⇄"]}
+SHORT = {
+    "one layer": "",
+    "ragged": ["ragged"],
+    "two layers": ["× 2"],
+    "two directions": ["⇄"],
+    "three layers": ["× 3"],
+}
 
 
 def geometric_mean(ratios: list[float]) -> float:
@@ -50,6 +62,17 @@ def columns(rows: list[dict]) -> dict[str, list[float]]:
     return found
 
 
+def behind(rows: list[dict], ratio: Callable[[dict], float]) -> str:
+    """The rows whose ratio is below 1, in words."""
+    said = [
+        f"{row['cell']} {tuple(row['shape'])}{''.join(f' {s}' for s in SHORT[row['network']])}"
+        f" {ratio(row):.2f}"
+        for row in rows
+        if round(ratio(row), 2) < 1
+    ]
+    return ", ".join(said) or "none"
+
+
 def table(report: dict) -> str:
     """In Markdown."""
     lines = ["| " + " | ".join(["", *COLUMNS]) + " |", "|" + "---|" * (1 + len(COLUMNS))]
@@ -66,9 +89,9 @@ def draw(path: Path, report: dict):
     import numpy as np
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 7.5), layout="constrained")
+    figure = Figure(figsize=(19, 7.5), layout="constrained")
     figure.suptitle(f"Time relative to seqjax (above 1: seqjax is faster)\n{report['device']}")
-    colours = {"best JAX peer": "#2171b5", "PyTorch": "#d94801"}
+    colours = {"best JAX peer, all cores": "#2171b5", "PyTorch": "#d94801"}
     for axes, what in zip(figure.subplots(2, 1, sharex=True), reversed(WHAT), strict=True):
         rows = [row for row in report["rows"] if row["what"] == what]
         labels = ["\n".join(map(str, (r["cell"], *r["shape"], *SHORT[r["network"]]))) for r in rows]
@@ -90,7 +113,12 @@ def draw(path: Path, report: dict):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path)
-    print(table(json.loads(parser.parse_args().results.read_text())))
+    report = json.loads(parser.parse_args().results.read_text())
+    print(table(report))
+    for what, title in WHAT.items():
+        rows = [row for row in report["rows"] if row["what"] == what]
+        for column in ("best JAX peer, all cores", "PyTorch", "best JAX peer, one device"):
+            print(f"{title}, behind {column}: {behind(rows, COLUMNS[column][0])}")
 
 
 if __name__ == "__main__":
