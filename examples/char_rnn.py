@@ -33,7 +33,7 @@ try:
     from _char_rnn.figures import draw
     from _char_rnn.model import initial_states, make_model
     from _char_rnn.options import parse, parser
-    from _char_rnn.report import console, describe, progress_bar
+    from _char_rnn.report import console, describe, progress_bar, stopped
     from _char_rnn.sampling import make_writer, write_sample
     from _char_rnn.text import read_data
 except ImportError as missing:
@@ -85,8 +85,7 @@ def train(options, checkpoints) -> bool:
 
     @jax.jit
     def evaluate(params, val):
-        swap = lambda nats, states: (states, nats)
-        read = lambda states, symbols: swap(*loss(params, states, symbols))
+        read = lambda states, symbols: loss(params, states, symbols)[::-1]
         states = initial_states(model, params, len(val))
         return jax.lax.scan(read, states, val.swapaxes(0, 1))[1].mean() / math.log(2)
 
@@ -129,14 +128,11 @@ def train(options, checkpoints) -> bool:
                 save(checkpoints, options, data, done, history, params, (opt_state, states))
         save(checkpoints, options, data, done, history, params, (opt_state, states))
     if done < options.steps:
-        how = f"{Path(sys.argv[0]).name} --out {options.out} --resume"
-        console.print(f"Stopped after update {done:,}, which is saved. To continue: {how}")
-        return False
-
-    if jax.process_index() == 0:
+        console.print(stopped(options, done))
+    elif jax.process_index() == 0:
         drawn = draw(out, history, title, options, model, params, data)
         console.print(f"\n{drawn}\ncheckpoint  {out / 'checkpoint'}: --sample 1000 writes more")
-    return True
+    return done == options.steps
 
 
 def main(argv=None):

@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+import sys
+from pathlib import Path
 
 import jax
 from _char_rnn.text import Data
@@ -36,3 +38,9 @@ def progress_bar(done: int, steps: int):
     with Progress(*columns, console=console, transient=True) as progress:
         fields = {"loss": math.nan, "val": math.nan, "norm": math.nan, "speed": 0}
         yield progress, progress.add_task("", total=steps, completed=done, **fields)
+
+
+def stopped(options, done: int) -> str:
+    how = f"{Path(sys.argv[0]).name} --out {options.out} --resume"
+    how = how if jax.process_count() == 1 else "the same commands"
+    return f"Stopped after update {done:,}, which is saved. To continue: {how}"

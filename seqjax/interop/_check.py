@@ -21,6 +21,9 @@ __all__ = ["check"]
 
 Pair = tuple[Model, PyTree]
 
+TELLING = "inputs that tell the conventions apart: random ones, more steps"
+LARGE = 1e-2  # an array of smaller numbers may do nothing that shows
+
 
 def check(
     read: Callable[..., Pair] | Pair, outputs: Any, xs: Any, *, tolerance: float = 1e-5
@@ -30,7 +33,7 @@ def check(
     A wrong order of the gates and a square kernel that is not transposed have the right shapes:
     outputs alone show them. Where they differ, the conventions are tried, one or two at a time, and
     the error says which one fits. Where they agree, it is made sure that each other convention
-    would have shown: not so for inputs of zeros, or for a series of one step.
+    would have shown, and that every array acts: not so for inputs of zeros, or for one step.
 
     Args:
       read: a call of one of the `read` functions, not made yet, so that it can be made with other
@@ -68,24 +71,27 @@ def check(
     they match if the gates are i,o,f,g: with convention={'gates': 'iofg'}
     """
     tolerance = _checks.number("tolerance", tolerance, above=0)
-    trial = Trial(plain("xs", xs), as_numpy("outputs", outputs).astype(np.float64), tolerance)
+    trial = Trial(plain("xs", xs), as_numpy("outputs", outputs), tolerance)
     if not callable(read):
         difference = trial.difference(*_check_pair(read))
         if difference <= trial.allowed:
             return difference
         raise trial.mismatch(difference, "pass functools.partial(read, …) to learn the cause")
-    pair = read()
+    pair, claimed = read(), getattr(read, "keywords", {}).get("convention") or {}
     difference = trial.difference(*pair)
     singles = list(_conventions({kind for kind, _ in _kinds(pair[0])}))
     if difference <= trial.allowed:
+        trial.check_inputs(*pair)
         for convention in singles:
-            if trial.fits(read, convention, pair):
-                expected = "inputs that tell the conventions apart: random ones, more steps"
+            if trial.fits(read, {**claimed, **convention}, pair):
                 given = f"some whose outputs also match {_told(convention)}"
-                raise ValueError(_checks.mismatch("xs", expected, given))
+                raise ValueError(_checks.mismatch("xs", TELLING, given))
         return difference
     pairs = [a | b for a, b in itertools.combinations(singles, 2) if not {*a} & {*b}]
-    for convention in (*singles, *pairs):
+    others = [{**claimed, **convention} for convention in (*singles, *pairs)]
+    if claimed:  # by mistake, perhaps
+        others = [{}, *others, *singles, *pairs]
+    for convention in others:
         if trial.fits(read, convention, pair):
             raise trial.mismatch(difference, f"they match {_told(convention)}")
     raise trial.mismatch(difference, "no one or two other conventions match")
@@ -97,8 +103,8 @@ class Trial:
     def __init__(self, xs: np.ndarray, outputs: np.ndarray, tolerance: float):
         if not outputs.size:
             raise ValueError(_checks.mismatch("outputs", "some", _checks.describe(outputs)))
-        self.xs, self.outputs = xs, outputs
-        self.allowed = tolerance * max(1.0, float(np.max(np.abs(outputs))))
+        self.xs, self.given, self.outputs = xs, outputs, outputs.astype(np.float64)
+        self.allowed = tolerance * max(1.0, float(np.max(np.abs(self.outputs))))
         self.run = jax.jit(self._run, static_argnums=0)  # its programs go when this goes
 
     def _run(self, model: Model, params: PyTree, xs: jax.Array) -> PyTree:
@@ -108,15 +114,27 @@ class Trial:
     def difference(self, model: Model, params: PyTree) -> float:
         ys = self.run(model, params, self.xs)
         if ys.shape != self.outputs.shape:
-            expected, given = map(_checks.describe, (ys, self.outputs))
+            expected, given = map(_checks.describe, (ys, self.given))
             raise ValueError(_checks.mismatch("outputs", expected, given))
         return float(np.max(np.abs(np.asarray(ys).astype(np.float64) - self.outputs)))
 
+    def check_inputs(self, model: Model, params: PyTree) -> None:
+        """Refuses inputs on which an array of the file does not act: it could be any other."""
+        leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+        for number, (path, leaf) in enumerate(leaves):
+            if not np.max(np.abs(leaf), initial=0) > LARGE:
+                continue
+            without = [leaf for _, leaf in leaves]
+            without[number] = jnp.zeros_like(leaf)
+            if self.difference(model, jax.tree.unflatten(structure, without)) <= self.allowed:
+                name = f"params{jax.tree_util.keystr(path)}"
+                given = f"some whose outputs do not depend on {name}"
+                raise ValueError(_checks.mismatch("xs", TELLING, given))
+
     def fits(self, read: Any, convention: dict[str, Any], pair: Pair) -> bool:
         """Whether with another convention something else is read, and it matches."""
-        before = getattr(read, "keywords", {}).get("convention") or {}
         try:
-            model, params = read(convention={**before, **convention})
+            model, params = read(convention=convention)
         except (TypeError, ValueError):  # of other shapes, or of another kind
             return False
         if (model.input_spec, model.output_spec) != (pair[0].input_spec, pair[0].output_spec):
@@ -136,6 +154,8 @@ def _equal(a: PyTree, b: PyTree) -> bool:
 
 
 def _told(convention: Mapping[str, Any]) -> str:
+    if not convention:
+        return "without `convention`"
     shown = ", ".join(
         f"{name!r}: {getattr(value, '__name__', repr(value))}" for name, value in convention.items()
     )

@@ -148,6 +148,25 @@ def test_inputs_that_prove_nothing_are_refused(kind, xs):
         sj.interop.check(read, outputs, xs)
 
 
+def test_an_array_that_does_not_act_proves_nothing():
+    arrays = sj.interop.torch.write(wide := sj.lstm(6, 4), wide.init(jax.random.key(1)), numpy=True)
+    read = functools.partial(sj.interop.torch.read, arrays)
+    xs = np.zeros((10, 6), np.float64)  # of no other shape, so no other convention fits
+    with pytest.raises(ValueError, match=r"outputs do not depend on params\['kernel'\]"):
+        sj.interop.check(read, sj.unroll(*read(), xs)[1], xs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "claim"),
+    [("rnn", {"transposed": ("recurrent_kernel",)}), ("lstm", {"gates": "fgoi"})],
+)
+def test_a_claim_that_is_wrong(kind, claim):
+    arrays, outputs, options = original(kind)
+    read = functools.partial(sj.interop.torch.read, arrays, convention=claim, **options)
+    with pytest.raises(ValueError, match="off; they match without `convention`"):
+        sj.interop.check(read, outputs, XS)
+
+
 @pytest.mark.parametrize("noise", [0.1, np.nan])
 def test_outputs_that_nothing_explains(noise):
     arrays, outputs, options = original("rnn")
@@ -161,7 +180,7 @@ def test_outputs_that_nothing_explains(noise):
     [
         ("read", 3, "read: expected a function that reads, or"),
         ("read", (3, 4), "read: expected a function that reads, or"),
-        ("outputs", XS[:, :2], r"outputs: expected float32\[10, 4\], got float64\[10, 2\]"),
+        ("outputs", XS[:, :2], r"outputs: expected float32\[10, 4\], got float32\[10, 2\]"),
         ("outputs", XS[:0], "outputs: expected some"),
         ("outputs", [1.0], "outputs: expected an array"),
         ("xs", "x", "xs: expected an array"),
