@@ -85,7 +85,8 @@ def train(options, checkpoints) -> bool:
 
     @jax.jit
     def evaluate(params, val):
-        read = lambda states, symbols: loss(params, states, symbols)[::-1]
+        swap = lambda nats, states: (states, nats)
+        read = lambda states, symbols: swap(*loss(params, states, symbols))
         states = initial_states(model, params, len(val))
         return jax.lax.scan(read, states, val.swapaxes(0, 1))[1].mean() / math.log(2)
 
@@ -104,8 +105,7 @@ def train(options, checkpoints) -> bool:
     with interruptible() as interrupted, progress_bar(done, options.steps) as (progress, bar):
         while done < options.steps and not interrupted(done):
             start, at = time.perf_counter(), done % per_epoch * span
-            if at == 0:
-                states = start_states()  # the streams begin again
+            states = states if at else start_states()  # the streams begin again
             piece = split(devices, data.streams[:, at : at + span + 1])
             params, opt_state, report = step(params, opt_state, states, piece)
             states, done = report.aux, done + 1

@@ -3,6 +3,7 @@
 No function here imports PyTorch but `write`, for the tensors that it makes.
 """
 
+import importlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -183,7 +184,7 @@ def write(
 def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The same numbers, bit for bit."""
     try:
-        import torch
+        torch: Any = importlib.import_module("torch")
     except ImportError as error:
         message = "write: tensors need PyTorch; numpy=True returns NumPy arrays"
         raise ImportError(message) from error
