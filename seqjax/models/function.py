@@ -19,6 +19,9 @@ def as_model(name: str, value: Any) -> Model:
     if not callable(value):
         expected = "a seqjax model or a function"
         raise TypeError(_checks.mismatch(name, expected, _checks.describe(value)))
+    if str(getattr(value, "__module__", "")).startswith("seqjax."):
+        made = f"{value.__name__}(…), a model"
+        raise TypeError(_checks.mismatch(name, made, f"sj.{value.__name__}, which makes one"))
     return Function(_checks.part(name, value))
 
 

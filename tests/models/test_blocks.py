@@ -187,6 +187,7 @@ def unrolled(model, xs):
             r"the y that is added to x: expected float64\[3\], got float64\[1\]",
         ),
         (lambda: sj.residual(3), TypeError, "model: expected a seqjax model or a function, got"),
+        (lambda: sj.residual(sj.lru), TypeError, r"model: expected lru\(…\), a model, got sj\.lru"),
         (lambda: sj.branches(), ValueError, "models: expected at least one, got none"),
         (
             lambda: sj.branches(GRU, WIDE),
