@@ -187,15 +187,15 @@ def main():
     on_cpu = jax.devices()[0].platform == "cpu"
     report = {
         "device": device(),
+        "devices": jax.device_count(),
         "matmul_peak_gflops": matmul_peak(),
         "versions": {name: version(name) for name in LIBRARIES},
         "rows": [],
     }
-    report["devices"] = jax.device_count()
     path = RESULTS / f"compare_jax_{jax.__version__}_{slug()}.json"
     if path.exists() and not options.dry:
         earlier = json.loads(path.read_text())
-        if earlier["versions"] == report["versions"]:
+        if all(earlier[name] == report[name] for name in ("versions", "devices")):
             report = earlier | {"matmul_peak_gflops": report["matmul_peak_gflops"]}
     grid = [("one layer", shape) for shape in (GRID if on_cpu else GPU_GRID)]
     grid += NETWORKS

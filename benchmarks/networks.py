@@ -72,13 +72,11 @@ def build(name: str, problem: Problem) -> Peer | None:
 
     def apply(params, xs, state):
         ys = layers[0].apply(params[0], xs, state[0])
-        if network in ("two layers", "three layers"):
-            for layer, of_layer, at in zip(layers[1:], params[1:], state[1:], strict=True):
-                ys = layer.apply(of_layer, ys, at)
-            return ys
         if network == "two directions":
             backward = layers[1].apply(params[1], jnp.flip(xs, 1), state[1])
             return jnp.concatenate([ys, jnp.flip(backward, 1)], axis=-1)
+        for layer, of_layer, at in zip(layers[1:], params[1:], state[1:], strict=True):
+            ys = layer.apply(of_layer, ys, at)
         return ys * problem.valid if network == "ragged" else ys
 
     return Peer(apply, convert)

@@ -1,6 +1,6 @@
 """What `compare` found, in short: a table for docs/benchmarks.md, and a picture.
 
-python -m benchmarks.report benchmarks/results/compare_<device>.json     # prints the table
+python -m benchmarks.report benchmarks/results/compare_jax_<version>_<device>.json
 """
 
 import argparse

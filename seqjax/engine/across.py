@@ -19,8 +19,9 @@ from jax import lax
 
 from seqjax import _checks
 from seqjax._messages import clip
+from seqjax._tree import where
 from seqjax._types import PyTree
-from seqjax.engine.cotangents import add
+from seqjax.engine.cotangents import add, zeros
 from seqjax.engine.recurrence import vary_with
 from seqjax.ops._jax import varying_axes
 
@@ -56,8 +57,8 @@ def entered(across: Across, end: End, a: list, b: list, state: list) -> list:
 
     `end(a, b, state)` is the state after them: l_k, or p_k if ones enter and b is zero.
     """
-    ones, zeros = [jnp.ones_like(h) for h in state], [jnp.zeros_like(x) for x in b]
-    products = end(a, vary_with(zeros, b), vary_with(ones, (a, b, state)))
+    ones = [jnp.ones_like(h) for h in state]
+    products = end(a, vary_with(zeros(b), b), vary_with(ones, (a, b, state)))
     pairs = [jnp.stack(pair) for pair in zip(products, end(a, b, state), strict=True)]
     pairs = [lax.all_gather(pair, across.axis) for pair in pairs]
     pairs = [jnp.flip(pair, 0) for pair in pairs] if across.reverse else pairs
@@ -65,28 +66,20 @@ def entered(across: Across, end: End, a: list, b: list, state: list) -> list:
     def device(e: list, pair: list) -> tuple[list, list]:
         return [p * e + end for (p, end), e in zip(pair, e, strict=True)], e
 
-    _, each = lax.scan(device, vary_with(_zeros(state), (a, b, state)), pairs)
+    _, each = lax.scan(device, vary_with(zeros(state), (a, b, state)), pairs)
     e = [lax.dynamic_index_in_dim(e, across.number, keepdims=False) for e in each]
     return add(state, e)
 
 
-def _zeros(state: list) -> list:
-    return [jnp.zeros_like(h) for h in state]
-
-
 def of_first(across: Across, state: list) -> list:
     """The state on the first device, zero on the others, which it enters by way of the first."""
-    return _where(across.number == 0, state)
+    return where(across.number == 0, state, zeros(state))
 
 
 def of_last(across: Across, state: list) -> list:
     """The state of the last device, on all of them."""
     last = lax.axis_size(across.axis) - 1
-    return lax.psum(_where(across.number == last, state), across.axis)
-
-
-def _where(here: jax.Array, state: list) -> list:
-    return [jnp.where(here, h, zero) for h, zero in zip(state, _zeros(state), strict=True)]
+    return lax.psum(where(across.number == last, state, zeros(state)), across.axis)
 
 
 def place(axis: str | None, xs: PyTree, time: int) -> tuple[Any, int]:

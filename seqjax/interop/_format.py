@@ -1,16 +1,25 @@
 """A framework as data, and which arrays belong to which of its modules."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from seqjax import _checks
 from seqjax.engine.model import Model
 from seqjax.interop._layout import Layout
-from seqjax.interop._names import is_array, listed, named, under
+from seqjax.interop._names import below, is_array, listed, named, under
 
-__all__ = ["Format", "Layers", "Place", "by_place", "check_layers", "of_layer", "select"]
+__all__ = [
+    "Format",
+    "Layers",
+    "Place",
+    "by_place",
+    "check_layers",
+    "check_used",
+    "of_layer",
+    "select",
+]
 
 Layers = Sequence[str | Callable | Model] | None
 
@@ -85,12 +94,19 @@ def check_layers(layers: Any) -> tuple[str | Callable | Model, ...]:
 
 def of_layer(form: Format, inside: Mapping[str, Any], prefix: str, layer: str) -> dict[str, Any]:
     """The arrays of one of the modules below a prefix."""
-    start = prefix if not prefix or prefix.endswith(form.separator) else prefix + form.separator
-    some = under(dict(inside), start + layer, form.separator)
+    module = below(prefix, form.separator) + layer
+    some = under(dict(inside), module, form.separator)
     if not some:
         expected = f"a module among {listed(inside)}"
         raise ValueError(_checks.mismatch("layers", expected, repr(layer)))
     return some
+
+
+def check_used(layers: Layers, unused: Collection[str]) -> None:
+    """Refuses arrays that belong to no layer."""
+    if unused:
+        expected = f"all modules of the arrays, also of {listed(unused)}"
+        raise ValueError(_checks.mismatch("layers", expected, repr(layers)))
 
 
 def by_place(form: Format, arrays: Mapping[str, Any]) -> dict[tuple[int, bool], dict[str, Any]]:

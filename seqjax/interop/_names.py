@@ -10,7 +10,7 @@ import numpy as np
 from seqjax import _checks
 from seqjax._tree import is_traced
 
-__all__ = ["as_numpy", "is_array", "listed", "named", "nested", "plain", "under"]
+__all__ = ["as_numpy", "below", "is_array", "listed", "named", "nested", "plain", "under"]
 
 
 def named(arrays: Any, separator: str) -> dict[str, Any]:
@@ -56,8 +56,13 @@ def is_array(value: Any) -> bool:
 
 def under(arrays: dict[str, Any], prefix: str, separator: str) -> dict[str, Any]:
     """Those whose names begin with the prefix, by their whole names."""
-    start = prefix if not prefix or prefix.endswith(separator) else prefix + separator
+    start = below(prefix, separator)
     return {name: array for name, array in arrays.items() if name.startswith(start)}
+
+
+def below(prefix: str, separator: str) -> str:
+    """What the names of what a module holds begin with."""
+    return prefix if not prefix or prefix.endswith(separator) else prefix + separator
 
 
 def nested(arrays: Mapping[str, Any], separator: str) -> dict[str, Any]:

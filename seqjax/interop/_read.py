@@ -16,7 +16,15 @@ from seqjax.compose.stack import stack
 from seqjax.engine.model import Model
 from seqjax.engine.per_model import params_spec
 from seqjax.interop._convention import check_convention, kinds_of, with_convention
-from seqjax.interop._format import Format, Layers, by_place, check_layers, of_layer, select
+from seqjax.interop._format import (
+    Format,
+    Layers,
+    by_place,
+    check_layers,
+    check_used,
+    of_layer,
+    select,
+)
 from seqjax.interop._kinds import DEFAULTS, make
 from seqjax.interop._layout import GATES, Layout, Sizes, decode
 from seqjax.interop._names import as_numpy, listed
@@ -147,9 +155,7 @@ def read(
                 pairs.append(reader.module(some, kind_of_layer.get(layer)))
             else:
                 pairs.append(without_params(layer))
-        if unused:
-            expected = f"all modules of the arrays, also of {listed(unused)}"
-            raise ValueError(_checks.mismatch("layers", expected, repr(layers)))
+        check_used(layers, unused)
         pair = stacked(pairs)
     for name in given:
         if given[name] is not None and name not in reader.met:

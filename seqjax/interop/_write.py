@@ -12,7 +12,16 @@ from seqjax.compose.bidirectional import Bidirectional
 from seqjax.compose.stack import Stack
 from seqjax.engine.model import Model, check_params
 from seqjax.engine.per_model import params_spec
-from seqjax.interop._format import Format, Layers, Place, by_place, check_layers, of_layer, select
+from seqjax.interop._format import (
+    Format,
+    Layers,
+    Place,
+    by_place,
+    check_layers,
+    check_used,
+    of_layer,
+    select,
+)
 from seqjax.interop._kinds import kind_of
 from seqjax.interop._layout import Layout, encode
 from seqjax.interop._names import as_numpy, listed
@@ -79,9 +88,7 @@ def into(form: Format, model: Model, arrays: Any, prefix: str, *, layers: Layers
         some = of_layer(form, inside, prefix, name) if name else inside
         unused -= {*some}
         filled.append(_fill_module(form, module, spec, some))
-    if unused:
-        expected = f"all modules of the arrays, also of {listed(unused)}"
-        raise ValueError(_checks.mismatch("layers", expected, repr(layers)))
+    check_used(layers, unused)
     if layers is None:
         return check_params(model, filled[0])
     modules = iter(filled)

@@ -16,28 +16,17 @@ from seqjax.interop import _read, _write
 from seqjax.interop._format import Format, Layers
 from seqjax.interop._layout import Block, Layout
 from seqjax.interop._names import named
+from seqjax.interop.torch import WITHOUT_TIME, kernels
 
 __all__ = ["into", "read", "write"]
 
 
-def _cell(gates: str, *biases: Block) -> tuple[Block, ...]:
-    return (
-        Block("weight_ih", ("kernel",), gates, transposed=True),
-        Block("weight_hh", ("recurrent_kernel",), gates, transposed=True),
-        Block("bias", ("bias",), gates),
-        *biases,
-    )
-
-
-WEIGHT, BIAS = Block("weight", ("kernel",), "y", transposed=True), Block("bias", ("bias",), "y")
-SCALE = Block("weight", ("scale",), "y")
+# But for the biases of cells, Equinox has PyTorch's names and shapes.
+N_BIAS = Block("bias_n", ("recurrent_bias",), "n")
 LAYOUTS = (
-    Layout("lstm", _cell("ifgo")),
-    Layout("gru", _cell("rzn", Block("bias_n", ("recurrent_bias",), "n"))),
-    Layout("dense", (WEIGHT, BIAS)),
-    Layout("embed", (Block("weight", ("kernel",), "y"),)),
-    Layout("layer_norm", (SCALE, BIAS), asks=("eps",)),
-    Layout("rms_norm", (SCALE,), asks=("eps",)),
+    Layout("lstm", (*kernels("ifgo"), Block("bias", ("bias",), "ifgo"))),
+    Layout("gru", (*kernels("rzn"), Block("bias", ("bias",), "rzn"), N_BIAS)),
+    *WITHOUT_TIME,
 )
 EQUINOX = Format("Equinox", ".", LAYOUTS)
 

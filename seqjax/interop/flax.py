@@ -78,11 +78,8 @@ def _split(name: str) -> Place:
 
 
 def _join(kind: str, place: Place, both: bool) -> str:
-    return (
-        f"{'backward' if place.backward else 'forward'}_rnn/cell/{place.name}"
-        if both
-        else (place.name)
-    )
+    direction = "backward" if place.backward else "forward"
+    return f"{direction}_rnn/cell/{place.name}" if both else place.name
 
 
 def _format(*apis: str) -> Format:

@@ -22,10 +22,16 @@ from seqjax.interop._layout import RECURRENT, Block, Layout
 __all__ = ["into", "read", "write"]
 
 
-def _cell(gates: str) -> tuple[Block, ...]:
+def kernels(gates: str) -> tuple[Block, Block]:
     return (
         Block("weight_ih", ("kernel",), gates, transposed=True),
         Block("weight_hh", ("recurrent_kernel",), gates, transposed=True),
+    )
+
+
+def _cell(gates: str) -> tuple[Block, ...]:
+    return (
+        *kernels(gates),
         Block("bias_ih", ("bias",), gates),
         Block("bias_hh", ("recurrent_bias",), gates),
     )
@@ -34,16 +40,19 @@ def _cell(gates: str) -> tuple[Block, ...]:
 PROJECTION = Block("weight_hr", ("projection",), "", transposed=True)
 WEIGHT, BIAS = Block("weight", ("kernel",), "y", transposed=True), Block("bias", ("bias",), "y")
 SCALE = Block("weight", ("scale",), "y")
+WITHOUT_TIME = (
+    Layout("dense", (WEIGHT, BIAS)),
+    Layout("embed", (Block("weight", ("kernel",), "y"),)),
+    Layout("layer_norm", (SCALE, BIAS), asks=("eps",)),
+    Layout("rms_norm", (SCALE,), asks=("eps",)),
+)
 LAYOUTS = (
     Layout("lstm", _cell("ifgo")),
     Layout("lstm", (*_cell("ifgo"), PROJECTION), options={"projection": True}),
     Layout("gru", _cell("rzn")),
     Layout("rnn", _cell("h"), decides=("activation",)),
     Layout("rnn", _cell("h"), options={"activation": jax.nn.relu}, decides=("activation",)),
-    Layout("dense", (WEIGHT, BIAS)),
-    Layout("embed", (Block("weight", ("kernel",), "y"),)),
-    Layout("layer_norm", (SCALE, BIAS), asks=("eps",)),
-    Layout("rms_norm", (SCALE,), asks=("eps",)),
+    *WITHOUT_TIME,
 )
 
 
