@@ -1,5 +1,6 @@
 """A plain function of one step as a model: no parameters, no state."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +20,10 @@ def as_model(name: str, value: Any) -> Model:
     if not callable(value):
         expected = "a seqjax model or a function"
         raise TypeError(_checks.mismatch(name, expected, _checks.describe(value)))
-    if str(getattr(value, "__module__", "")).startswith("seqjax."):
-        made = f"{value.__name__}(…), a model"
-        raise TypeError(_checks.mismatch(name, made, f"sj.{value.__name__}, which makes one"))
+    called = getattr(value, "__name__", "")
+    if getattr(sys.modules["seqjax"], called, None) is value:
+        made = f"{called}(…), a model"
+        raise TypeError(_checks.mismatch(name, made, f"sj.{called}, which makes one"))
     return Function(_checks.part(name, value))
 
 
