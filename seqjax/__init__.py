@@ -41,6 +41,8 @@ from seqjax.models.slstm import SLSTMState, slstm
 from seqjax.models.tdnn import tdnn
 from seqjax.models.weight_drop import weight_drop
 from seqjax.ops.matmul import matmul
+from seqjax.storage.exporting import export
+from seqjax.storage.saving import load, save
 
 __all__ = [
     "BPTT",
@@ -62,6 +64,7 @@ __all__ = [
     "dropout",
     "elman",
     "embed",
+    "export",
     "feedback",
     "from_step",
     "generate",
@@ -69,6 +72,7 @@ __all__ = [
     "interop",
     "jordan",
     "layer_norm",
+    "load",
     "lru",
     "lstm",
     "matmul",
@@ -83,6 +87,7 @@ __all__ = [
     "rnn",
     "s5",
     "sample",
+    "save",
     "slstm",
     "stack",
     "static_partial",

@@ -11,7 +11,7 @@ import numpy as np
 from seqjax import _checks
 from seqjax._tree import cast
 
-__all__ = ["call_text", "in_dtype", "static_partial", "with_dtypes"]
+__all__ = ["call_of", "call_text", "cast_result", "dtypes", "in_dtype", "static_partial"]
 
 
 class static_partial(functools.partial):
@@ -44,36 +44,49 @@ def in_dtype(function: Callable, dtype: Any) -> Callable:
     """`function` making arrays of this dtype: by its bound option, or by casting its result."""
     if isinstance(function, static_partial) and "dtype" in function.keywords:
         return static_partial(function.func, *function.args, **function.keywords | {"dtype": dtype})
-    return static_partial(_cast_result, function, dtype)
+    return static_partial(cast_result, function, dtype)
 
 
-def _cast_result(function: Callable, dtype: Any, *args: Any) -> Any:
+def cast_result(function: Callable, dtype: Any, *args: Any) -> Any:
+    """What `in_dtype` makes of a function without an option for it."""
     return cast(function(*args), dtype)
 
 
-def call_text(factory: Callable, *sizes: Any, **options: Any) -> str:
+def call_of(factory: Callable, *sizes: Any, **options: Any) -> static_partial:
     """The call of a factory that makes a model: options at their default are left out."""
-    defaults = {
-        name: parameter.default for name, parameter in inspect.signature(factory).parameters.items()
-    }
-    named = [f"{k}={_text(v)}" for k, v in options.items() if v != defaults[k]]
-    return f"{factory.__name__}({', '.join([*map(_text, sizes), *named])})"
+    parameters = inspect.signature(factory).parameters
+    given = {k: v for k, v in options.items() if not _is(v, parameters[k].default)}
+    return static_partial(factory, *sizes, **given)
 
 
-def with_dtypes(call: str, dtype: Any, param_dtype: Any) -> str:
-    """The text of a call, with dtypes that are not the default ones."""
-    named = []
-    if dtype is not None and dtype != jnp.dtype(jnp.result_type(float)):
-        named.append(f"dtype={np.dtype(dtype).name}")
-    if param_dtype is not None and param_dtype != dtype:
-        named.append(f"param_dtype={np.dtype(param_dtype).name}")
-    return f"{call[:-1]}{', ' if named else ''}{', '.join(named)})"
+def _is(value: Any, default: Any) -> bool:
+    if default is None:  # which for NumPy equals float64
+        return value is None
+    return bool(value == default)
+
+
+def dtypes(dtype: Any, param_dtype: Any) -> dict[str, Any]:
+    """The options of a factory that say both, None where the second is the first."""
+    return {"dtype": dtype, "param_dtype": None if param_dtype == dtype else param_dtype}
+
+
+def call_text(call: static_partial) -> str:
+    """The call as it is written, without a dtype that is the default."""
+    keywords = dict(call.keywords)
+    if "dtype" in keywords and keywords["dtype"] == jnp.dtype(jnp.result_type(float)):
+        del keywords["dtype"]
+    return f"{call.func.__name__}({_arguments(call.args, keywords)})"
+
+
+def _arguments(args: tuple, keywords: dict[str, Any]) -> str:
+    return ", ".join([*map(_text, args), *(f"{name}={_text(v)}" for name, v in keywords.items())])
 
 
 def _text(value: Any) -> str:
     if isinstance(value, static_partial):
-        keywords = [f"{name}={_text(v)}" for name, v in value.keywords.items()]
-        return f"static_partial({', '.join([*map(_text, (value.func, *value.args)), *keywords])})"
+        return f"static_partial({_arguments((value.func, *value.args), value.keywords)})"
+    if isinstance(value, np.dtype):
+        return value.name
     if type(value) is tuple:
         return f"({', '.join(map(_text, value))}{',' if len(value) == 1 else ''})"
     name = getattr(value, "__name__", None)

@@ -10,6 +10,7 @@ from seqjax._types import PyTree
 __all__ = [
     "at_step",
     "cast",
+    "fields_of",
     "flip",
     "is_half",
     "is_inexact",
@@ -71,6 +72,12 @@ def where(condition: jax.Array | None, a: PyTree, b: PyTree) -> PyTree:
     if condition is None:
         return b
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
+def fields_of(value: Any) -> dict[str, Any] | None:
+    """The fields of a named tuple; None of anything else."""
+    as_dict: Any = getattr(value, "_asdict", None)
+    return None if as_dict is None or not isinstance(value, tuple) else as_dict()
 
 
 def at_step(series: PyTree, t: int) -> PyTree:

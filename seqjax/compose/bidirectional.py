@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqjax import _checks
-from seqjax._static import call_text
+from seqjax._static import call_of, static_partial
 from seqjax._tree import flip
 from seqjax._types import Key, PyTree
 from seqjax.compose._merges import Merge, check_merge, merge_function, merged_spec
@@ -78,9 +78,10 @@ class Bidirectional(Model):
     merge: Merge
     causal = False
 
-    def __repr__(self) -> str:
+    @property
+    def call(self) -> static_partial:
         models = (self.forward,) if self.backward == self.forward else (self.forward, self.backward)
-        return call_text(bidirectional, *models, merge=self.merge)
+        return call_of(bidirectional, *models, merge=self.merge)
 
     @property
     def parts(self) -> dict[str, Model]:  # type: ignore[override]  # constant for most kinds

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax
 
 from seqjax import _checks
-from seqjax._static import call_text
+from seqjax._static import call_of, static_partial
 from seqjax._types import Key, PyTree, Step
 from seqjax.compose._merges import Merge, check_merge, merge_function, merged_spec
 from seqjax.compose._parts import Several, output_at, smallest_vocabulary
@@ -66,8 +66,9 @@ class Branches(Several):
 
     merge: Merge
 
-    def __repr__(self) -> str:
-        return call_text(branches, *self.models, merge=self.merge)
+    @property
+    def call(self) -> static_partial:
+        return call_of(branches, *self.models, merge=self.merge)
 
     @property
     def input_spec(self) -> PyTree:  # type: ignore[override]  # a field of most kinds

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._static import call_text
+from seqjax._static import call_of, static_partial
 from seqjax._tree import size_in_bytes
 from seqjax._types import Key, PyTree
 from seqjax.compose._merges import Merge, check_merge, merge_function, merged_spec
@@ -89,8 +89,9 @@ class OutputFeedback(StreamedModel):
     input_spec: jax.ShapeDtypeStruct | None
     opaque = True
 
-    def __repr__(self) -> str:
-        return call_text(feedback, self.model, merge=self.merge)
+    @property
+    def call(self) -> static_partial:
+        return call_of(feedback, self.model, merge=self.merge)
 
     @property
     def parts(self) -> dict[str, Model]:  # type: ignore[override]  # constant for most kinds

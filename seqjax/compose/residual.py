@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._static import call_text
+from seqjax._static import call_of, static_partial
 from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.bound import Bound
@@ -61,8 +61,9 @@ class Residual(StreamedModel):
 
     model: Model
 
-    def __repr__(self) -> str:
-        return call_text(residual, self.model)
+    @property
+    def call(self) -> static_partial:
+        return call_of(residual, self.model)
 
     @property
     def parts(self) -> dict[str, Model]:  # type: ignore[override]  # constant for most kinds

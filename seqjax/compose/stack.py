@@ -7,6 +7,7 @@ from functools import reduce
 import jax
 
 from seqjax import _checks
+from seqjax._static import call_of, static_partial
 from seqjax._types import Key, PyTree, Step
 from seqjax.compose._parts import Several, fits, output_at
 from seqjax.engine.adjoint import Adjoint
@@ -66,8 +67,9 @@ def stack(*models: Model | Callable[[PyTree], PyTree]) -> "Stack":
 class Stack(Several):
     """See `stack`."""
 
-    def __repr__(self) -> str:
-        return f"stack({', '.join(map(repr, self.models))})"
+    @property
+    def call(self) -> static_partial:
+        return call_of(stack, *self.models)
 
     @property
     def input_spec(self) -> PyTree:  # type: ignore[override]  # a field of most kinds

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._static import call_text, static_partial
+from seqjax._static import call_of, static_partial
 from seqjax._tree import is_inexact
 from seqjax._types import Activate, ActivateVJP, Coefficients, Draw, Key, Project, PyTree
 from seqjax.engine.per_model import params_spec
@@ -82,11 +82,12 @@ class Zoneout(Cell):
     cell: Cell
     rates: Rates
 
-    def __repr__(self) -> str:
+    @property
+    def call(self) -> static_partial:
         state = jax.eval_shape(self.cell.initial_state, params_spec(self.cell))
         same = set(self.rates) == {self.rates[0]}
         tree = jax.tree.unflatten(jax.tree.structure(state), self.rates)
-        return call_text(zoneout, self.cell, self.rates[0] if same else tree)
+        return call_of(zoneout, self.cell, self.rates[0] if same else tree)
 
 
 def _rates(rate: Any, state: PyTree) -> Rates:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import _checks, _pickling
-from seqjax._static import in_dtype
+from seqjax._static import call_text, in_dtype, static_partial
 from seqjax._tokens import check_tokens
 from seqjax._tree import cast, where
 from seqjax._types import Array, Key, PyTree
@@ -89,6 +89,14 @@ class Model(abc.ABC):
     opaque: bool = False
     divisible: bool = False
     passing: bool = False
+
+    @property
+    def call(self) -> static_partial | None:
+        """The factory and its arguments, which make this model; None if there is no factory."""
+        return None
+
+    def __repr__(self) -> str:
+        return object.__repr__(self) if self.call is None else call_text(self.call)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

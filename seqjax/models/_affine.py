@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._static import call_text, static_partial
+from seqjax._static import call_of, static_partial
 from seqjax._tree import cast, wide_dtype
 from seqjax._types import Key, PyTree
 from seqjax.models._recurrent import learned_state
@@ -55,7 +55,7 @@ def affine_cell(
         initial_state=static_partial(zero_state, state_size, complex_state, learn, dtype=dtype),
         input_spec=jax.ShapeDtypeStruct((input_size or next(iter(sizes.values())),), dtype),
         dtype=dtype,
-        name=call_text(factory, *sizes.values(), **options),
+        name=call_of(factory, *sizes.values(), **options),
         **functions,
     )
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._static import call_text, static_partial
+from seqjax._static import call_of, static_partial
 from seqjax._tree import cast
 from seqjax._types import Key, PyTree
 from seqjax.models._initial import (
@@ -82,7 +82,7 @@ def recurrent_cell(
         initial_state=static_partial(_initial_state, zeros, learn, dtype=dtype),
         input_spec=jax.ShapeDtypeStruct((input_size,), dtype),
         dtype=dtype,
-        name=call_text(factory, input_size, hidden_size, **options),
+        name=call_of(factory, input_size, hidden_size, **options),
         **functions,  # type: ignore[arg-type]  # each factory passes what it names
     )
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._static import static_partial, with_dtypes
+from seqjax._static import dtypes, static_partial
 from seqjax._tree import cast, size_in_bytes
 from seqjax._types import (
     Activate,
@@ -80,7 +80,8 @@ class Cell(StreamedModel):
       dtype: what the parameters are cast to before they are used (by all but `initial_state`,
         which makes its arrays in this dtype itself); left alone if None.
       uncast: names of parameters, of a dict, that stay as they are: those of a slow decay, say.
-      name: what `repr` shows: a name, or the call that makes the cell.
+      name: what `repr` shows: a name; or the factory that makes the cell, with its arguments
+        (but for dtypes), as `sj.static_partial(factory, …)`.
 
     `dataclasses.replace` makes a cell with other attributes. With another `activate` or
     `preactivate` it requires a new rule too, because the old one no longer applies.
@@ -118,7 +119,7 @@ class Cell(StreamedModel):
     input_spec: jax.ShapeDtypeStruct | None = None
     dtype: Any = None
     uncast: tuple[str, ...] = ()
-    name: str = "cell"
+    name: str | static_partial = "cell"
     _pairs: dict | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -130,7 +131,7 @@ class Cell(StreamedModel):
         for name in _checks.instance("uncast", self.uncast, tuple, "a tuple of strings"):
             _checks.instance("uncast", name, str, "a tuple of strings")
         _checks.spec("input_spec", self.input_spec)
-        _checks.instance("name", self.name, str, "a string")
+        _checks.instance("name", self.name, (str, static_partial), "a string")
         if self.dtype is not None:
             object.__setattr__(self, "dtype", _checks.float_dtype("dtype", self.dtype))
         # `dataclasses.replace` hands on the pairs of the cell that it was given.
@@ -159,10 +160,15 @@ class Cell(StreamedModel):
             object.__setattr__(self, name, derived.get(name))
 
     def __repr__(self) -> str:
-        if not self.name.endswith(")"):
-            return f"<{self.name}>"
+        return f"<{self.name}>" if self.call is None else super().__repr__()
+
+    @property
+    def call(self) -> static_partial | None:
+        if isinstance(self.name, str):
+            return None
         param_dtype = getattr(self.init, "keywords", {}).get("dtype")
-        return with_dtypes(self.name, self.dtype, param_dtype)
+        given = {k: v for k, v in dtypes(self.dtype, param_dtype).items() if v is not None}
+        return static_partial(self.name.func, *self.name.args, **self.name.keywords | given)
 
     @property
     def stochastic(self) -> bool:

@@ -9,7 +9,7 @@ from jax import lax
 from jax.nn import sigmoid
 
 from seqjax import _checks
-from seqjax._static import call_text, static_partial
+from seqjax._static import call_of, static_partial
 from seqjax._types import Key, PyTree
 from seqjax.models._forget_bias import check_forget_bias, set_constant
 from seqjax.models._initial import (
@@ -131,7 +131,7 @@ def conv_lstm(
         readout=readout,
         input_spec=jax.ShapeDtypeStruct(shape, dtype),
         dtype=dtype,
-        name=call_text(conv_lstm, shape, channels, window, forget_bias=forget_bias, **shown(inits)),
+        name=call_of(conv_lstm, shape, channels, window, forget_bias=forget_bias, **shown(inits)),
     )
 
 

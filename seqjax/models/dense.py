@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from seqjax import _checks
-from seqjax._static import call_text, with_dtypes
+from seqjax._static import call_of, dtypes, static_partial
 from seqjax._types import Key, PyTree
 from seqjax.models._initial import (
     Array,
@@ -78,10 +78,11 @@ class Dense(Pointwise):
     inits: Initializers
     param_dtype: Any
 
-    def __repr__(self) -> str:
+    @property
+    def call(self) -> static_partial:
         options = {"activation": self.activation, **shown(self.inits)}
-        call = call_text(dense, self.input_size, self.output_size, **options)
-        return with_dtypes(call, self.dtype, self.param_dtype)
+        options |= dtypes(self.dtype, self.param_dtype)
+        return call_of(dense, self.input_size, self.output_size, **options)
 
     @property
     def dtype(self) -> Any:

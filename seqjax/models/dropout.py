@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import export, lax
 
 from seqjax import _checks
-from seqjax._static import call_text
+from seqjax._static import call_of, static_partial
 from seqjax._tree import is_inexact, where
 from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
@@ -89,8 +89,9 @@ class Dropout(StreamedModel):
     def divisible(self) -> bool:  # type: ignore[override]  # constant for most kinds
         return not self.shared_over_time
 
-    def __repr__(self) -> str:
-        return call_text(dropout, self.rate, shared_over_time=self.shared_over_time)
+    @property
+    def call(self) -> static_partial:
+        return call_of(dropout, self.rate, shared_over_time=self.shared_over_time)
 
     def output_of(self, x: PyTree) -> PyTree:
         return x

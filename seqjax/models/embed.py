@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._static import call_text, with_dtypes
+from seqjax._static import call_of, dtypes, static_partial
 from seqjax._types import Key
 from seqjax.models._pointwise import Pointwise
 from seqjax.ops.lookup import lookup
@@ -66,9 +66,10 @@ class Embed(Pointwise):
     param_dtype: Any
     input_spec = jax.ShapeDtypeStruct((), jnp.int32)
 
-    def __repr__(self) -> str:
-        call = call_text(embed, self.vocabulary_size, self.features)
-        return with_dtypes(call, self.dtype, self.param_dtype)
+    @property
+    def call(self) -> static_partial:
+        options = dtypes(self.dtype, self.param_dtype)
+        return call_of(embed, self.vocabulary_size, self.features, **options)
 
     @property
     def output_spec(self) -> jax.ShapeDtypeStruct:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._static import call_text
+from seqjax._static import call_of, static_partial
 from seqjax._tree import size_in_bytes, step_spec
 from seqjax._types import Init, InitialState, Key, PyTree, Step
 from seqjax.engine.adjoint import Adjoint
@@ -96,10 +96,11 @@ class FromStep(StreamedModel):
     stochastic: bool = False
     opaque = True
 
-    def __repr__(self) -> str:
+    @property
+    def call(self) -> static_partial:
         given = None if self.initial_state is _no_initial_state else self.initial_state
-        options = {"initial_state": given, "stochastic": self.stochastic}
-        return call_text(from_step, self.init, self.function, **options)
+        options = {"input_spec": self.input_spec, "stochastic": self.stochastic}
+        return call_of(from_step, self.init, self.function, initial_state=given, **options)
 
     def bounded_step(
         self,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import export
 
 from seqjax import _checks
-from seqjax._static import call_text, static_partial
+from seqjax._static import call_of, static_partial
 from seqjax._types import Key, PyTree
 from seqjax.models import _feedback
 from seqjax.models._initial import Initializers, PerGate, check_initializers, shown
@@ -103,7 +103,7 @@ def jordan(
         readout=readout,
         input_spec=jax.ShapeDtypeStruct((input_size,), dtype),
         dtype=dtype,
-        name=call_text(
+        name=call_of(
             jordan,
             input_size,
             hidden_size,

@@ -7,7 +7,7 @@ import jax
 from jax import export
 
 from seqjax import _checks
-from seqjax._static import call_text, static_partial
+from seqjax._static import call_of, static_partial
 from seqjax._types import Init, InitialState, PyTree
 from seqjax.engine.recurrence import StepRecurrence
 from seqjax.models.cell import Cell
@@ -74,8 +74,8 @@ def memory(
     >>> ys.tolist(), float(state.m)
     ([2.0, 8.0, 6.0], 8.0)
     """
-    functions = {"r": r, "f": f, "g": g, "init": init, "initial_state": initial_state}
-    for name, value in functions.items():
+    made = {"init": init, "initial_state": initial_state}
+    for name, value in {"r": r, "f": f, "g": g, **made}.items():
         _checks.part(name, value)
     _checks.spec("input_spec", input_spec)
     return Cell(
@@ -86,7 +86,7 @@ def memory(
         activate_vjp=StepRecurrence.activate_vjp,
         readout=_readout,
         input_spec=input_spec,
-        name=call_text(memory, r, f, g, init=init, initial_state=initial_state),
+        name=call_of(memory, r, f, g, **made, input_spec=input_spec),
     )
 
 

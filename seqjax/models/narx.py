@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import export
 
 from seqjax import _checks
-from seqjax._static import call_text, with_dtypes
+from seqjax._static import call_of, dtypes, static_partial
 from seqjax._tree import cast
 from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
@@ -191,7 +191,8 @@ class NARX(Layer):
     output_activation: Callable | None
     inits: Initializers
 
-    def __repr__(self) -> str:
+    @property
+    def call(self) -> static_partial:
         sizes = self.input_size, self.hidden, self.output_size
         options = {
             "input_delays": self.input_delays,
@@ -199,8 +200,9 @@ class NARX(Layer):
             "activation": self.activation,
             "output_activation": self.output_activation,
             **shown(self.inits),
+            **dtypes(self.dtype, self.param_dtype),
         }
-        return with_dtypes(call_text(narx, *sizes, **options), self.dtype, self.param_dtype)
+        return call_of(narx, *sizes, **options)
 
     @property
     def hidden_size(self) -> int:

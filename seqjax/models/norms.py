@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqjax import _checks
-from seqjax._static import call_text, with_dtypes
+from seqjax._static import call_of, dtypes, static_partial
 from seqjax._tree import cast, wide_dtype
 from seqjax._types import Key
 from seqjax.models._pointwise import Pointwise
@@ -99,9 +99,8 @@ class _Norm(Pointwise):
     def size(self) -> int:
         return self.input_spec.shape[0]
 
-    def _text(self, factory: Callable) -> str:
-        call = call_text(factory, self.size, eps=self.eps)
-        return with_dtypes(call, self.dtype, self.param_dtype)
+    def _made_by(self, factory: Callable) -> static_partial:
+        return call_of(factory, self.size, eps=self.eps, **dtypes(self.dtype, self.param_dtype))
 
     def init(self, key: Key) -> dict[str, jax.Array]:
         _checks.key("key", key)
@@ -119,8 +118,9 @@ class _Norm(Pointwise):
 class LayerNorm(_Norm):
     """See `layer_norm`."""
 
-    def __repr__(self) -> str:
-        return self._text(layer_norm)
+    @property
+    def call(self) -> static_partial:
+        return self._made_by(layer_norm)
 
     def init(self, key: Key) -> dict[str, jax.Array]:
         return super().init(key) | {"bias": jnp.zeros(self.size, self.param_dtype)}
@@ -132,8 +132,9 @@ class LayerNorm(_Norm):
 class RMSNorm(_Norm):
     """See `rms_norm`."""
 
-    def __repr__(self) -> str:
-        return self._text(rms_norm)
+    @property
+    def call(self) -> static_partial:
+        return self._made_by(rms_norm)
 
     def normalize(self, params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         return params["scale"] * _over_rms(x, self.eps)

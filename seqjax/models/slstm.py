@@ -8,7 +8,7 @@ from jax import export
 from jax.nn import sigmoid
 
 from seqjax import _checks
-from seqjax._static import call_text, static_partial
+from seqjax._static import call_of, static_partial
 from seqjax._types import Key, PyTree
 from seqjax.models._forget_bias import check_forget_bias, set_constant
 from seqjax.models._initial import (
@@ -146,7 +146,7 @@ def slstm(
         readout=readout,
         input_spec=jax.ShapeDtypeStruct((input_size,), dtype),
         dtype=dtype,
-        name=call_text(slstm, *sizes, **options, **shown(inits)),
+        name=call_of(slstm, *sizes, **options, **shown(inits)),
     )
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import _checks
-from seqjax._static import call_text, with_dtypes
+from seqjax._static import call_of, dtypes, static_partial
 from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.recurrence import Steps, over_steps
@@ -93,10 +93,11 @@ class TDNN(Layer):
     activation: Callable | None
     inits: Initializers
 
-    def __repr__(self) -> str:
+    @property
+    def call(self) -> static_partial:
         options = {"delays": self.delays, "activation": self.activation, **shown(self.inits)}
-        call = call_text(tdnn, self.input_size, self.output_size, **options)
-        return with_dtypes(call, self.dtype, self.param_dtype)
+        options |= dtypes(self.dtype, self.param_dtype)
+        return call_of(tdnn, self.input_size, self.output_size, **options)
 
     @property
     def receptive_field(self) -> int:  # type: ignore[override]  # a constant of most kinds

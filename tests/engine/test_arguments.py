@@ -2,7 +2,9 @@
 
 import dataclasses
 import inspect
+import os
 import re
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +37,8 @@ from support.wrong import (
 
 import seqjax as sj
 
+FILE = os.path.join(tempfile.mkdtemp(), "model")
+sj.save(FILE, LSTM, PARAMS)
 LAYER_INITS = {"kernel_init": None, "bias_init": None}
 FUNCTIONS = {
     "gate_activation": jax.nn.sigmoid,
@@ -103,6 +107,15 @@ CALLS = {
     ),
     "elman": (sj.elman, {**SIZES, "activation": jnp.tanh, **INITS, "use_bias": True, **DTYPES}),
     "embed": (sj.embed, {"vocabulary_size": 5, "features": 3, **DTYPES}),
+    "export": (
+        sj.export,
+        {"model": LSTM, "params": PARAMS, "x": XS[0], "platforms": ["cpu"]},
+    ),
+    "load": (sj.load, {"path": FILE, "functions": {"f": OWN_FUNCTION}}),
+    "save": (
+        sj.save,
+        {"path": FILE, "model": LSTM, "params": PARAMS, "functions": {"f": OWN_FUNCTION}},
+    ),
     "generate": (
         sj.generate,
         {
@@ -358,15 +371,19 @@ NONE_FITS = re.compile(
     "(initial_)?state|length|mask|reset|forced|dtype|param_dtype|chunk|store|truncate|clip|top_k|"
     "top_p|bias|forget_bias|chrono|projection_size|(kernel|recurrent|bias)_init|"
     "output_activation|backward|stop|process_logits|encode|input_spec|(pre)?activate_vjp|"
-    "coefficients|feedthrough|draw|scan|over"
+    "coefficients|feedthrough|draw|scan|over|functions|x"
 )
 FITS = {
     ("BPTT", "over", "a string"),
     ("Cell", "name", "a string"),
+    ("Cell", "name", "init"),  # a static_partial, as the call of a factory is
+    ("Cell", "name", "initial_state"),
     ("dense", "activation", "None"),
     ("narx", "hidden", "output_delays"),
     ("tdnn", "activation", "None"),
     ("train.data_parallel", "devices", "None"),
+    ("load", "path", "a string"),
+    ("save", "path", "a string"),
     ("unroll", "key", "None"),
     ("trajectory", "key", "None"),
     ("trajectory", "perturb", "None"),

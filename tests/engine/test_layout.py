@@ -35,7 +35,7 @@ WINGS = [
     {"engine"},
     {"models"},
     {"compose"},
-    {"decoding", "train", "testing", "interop"},
+    {"decoding", "train", "testing", "interop", "storage"},
 ]
 PUBLIC = [
     "BPTT",
@@ -57,6 +57,7 @@ PUBLIC = [
     "dropout",
     "elman",
     "embed",
+    "export",
     "feedback",
     "from_step",
     "generate",
@@ -64,6 +65,7 @@ PUBLIC = [
     "interop",
     "jordan",
     "layer_norm",
+    "load",
     "lru",
     "lstm",
     "matmul",
@@ -78,6 +80,7 @@ PUBLIC = [
     "rnn",
     "s5",
     "sample",
+    "save",
     "slstm",
     "stack",
     "static_partial",
@@ -189,3 +192,11 @@ def test_repr_is_the_call_that_makes_the_model(case):
     for dtype in (jnp.float64, jnp.bfloat16):
         model = case.make(dtype)
         assert eval(repr(model), NAMES) == model
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_call_of_a_model_makes_it_again(case):
+    of_own_functions = case.name == "memory"  # whose initial parameters are cast from outside
+    for model in (case.model,) if of_own_functions else (case.model, case.model.astype("bfloat16")):
+        assert (model.call is None) == (case.name == "structured-without-rules")
+        assert model.call is None or model.call() == model
