@@ -1,6 +1,7 @@
 """Weights of Flax, of linen and of nnx: their own cells, by a grid of their options."""
 
 import itertools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,10 @@ from support.ported import XS, assert_equal, assert_same_outputs, filled, rules_
 
 import seqjax as sj
 
-pytest.importorskip("flax")
-from flax import linen, nnx
+with warnings.catch_warnings():  # the oldest that is tested uses what JAX deprecates
+    warnings.simplefilter("ignore", DeprecationWarning)
+    pytest.importorskip("flax")
+    from flax import linen, nnx
 
 CELLS = ["LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell"]
 GRID = [*itertools.product(CELLS, (False, True), (jnp.float32, jnp.float64))]
