@@ -37,8 +37,13 @@ class Adjoint(abc.ABC):
 
     over: str | None = None
 
-    def resolve(self, steps: int, preactivation_bytes: int, state_bytes: int) -> "Adjoint":
-        """Returns a copy with unset options resolved by the number and size of the steps."""
+    def resolve(
+        self, steps: int, preactivation_bytes: int, state_bytes: int, batch: int = 1
+    ) -> "Adjoint":
+        """Returns a copy with unset options resolved by the number and size of the steps.
+
+        The sizes are those of a step of the whole batch, of `batch` series.
+        """
         return self
 
     def guard(self, operands: PyTree) -> PyTree:
@@ -179,8 +184,11 @@ class BPTT(Adjoint):
             expected = "another one where time is split (over), since there are no chunks then"
             raise ValueError(_checks.mismatch("store", expected, repr(self.store)))
 
-    def resolve(self, steps: int, preactivation_bytes: int, state_bytes: int) -> Adjoint:
-        chunk, store = schedule(steps, preactivation_bytes, state_bytes, jax.default_backend())
+    def resolve(
+        self, steps: int, preactivation_bytes: int, state_bytes: int, batch: int = 1
+    ) -> Adjoint:
+        backend = jax.default_backend()
+        chunk, store = schedule(steps, preactivation_bytes, state_bytes, batch, backend)
         if self.store == "chunk_starts" and isinstance(steps, int):
             chunk = math.isqrt(steps)
         if self.over is not None:
@@ -268,7 +276,9 @@ class _FlippedBPTT(BPTT):
 class _PlainBPTT(BPTT):
     """`BPTT` of steps that run one after the other: recomputed only if `chunk` or `store` asks."""
 
-    def resolve(self, steps: int, preactivation_bytes: int, state_bytes: int) -> Adjoint:
+    def resolve(
+        self, steps: int, preactivation_bytes: int, state_bytes: int, batch: int = 1
+    ) -> Adjoint:
         return self
 
     def windows(

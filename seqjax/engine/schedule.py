@@ -16,7 +16,7 @@ SCANS = get_args(Scan)
 
 
 def schedule(
-    steps: int, preactivation_bytes: int, state_bytes: int, backend: str
+    steps: int, preactivation_bytes: int, state_bytes: int, batch: int, backend: str
 ) -> tuple[int | None, Store]:
     """(chunk, store) for pre-activations and states of these sizes a step, of a whole batch.
 
@@ -25,11 +25,14 @@ def schedule(
     where a step has more pre-activations than state (gates), and the series is long enough, a
     quarter of it, so that what only a chunk needs is little beside what all steps keep. Below 1 MB
     that is nothing to save, and one loop compiles in two thirds of the time of two. To form
-    pre-activations again costs a matmul, to store them memory traffic: only where a step is tiny
-    is the matmul cheaper. Measured in benchmarks/schedule.py. Elsewhere there is no such cache,
-    and every chunk is one more launch.
+    pre-activations again costs a matmul, to store them memory traffic: the matmul is cheaper where
+    a step is tiny, and where the units are few and the series too long for any cache (there it
+    takes 0.8 to 1 times the time, and a third of the memory). Measured in benchmarks/schedule.py
+    and benchmarks/memory.py. Elsewhere there is no such cache, and every chunk is one more launch.
     """
     store: Store = "states" if preactivation_bytes <= 512 else "preactivations"
+    if backend == "cpu" and isinstance(steps, int) and preactivation_bytes <= 2048 * batch:
+        store = "states" if steps * preactivation_bytes > 40_000_000 else store
     if backend != "cpu" or not isinstance(steps, int) or preactivation_bytes == 0:
         return None, store  # a symbolic number of steps, in `jax.export`, cannot be divided
     about = max(8, 2_000_000 // preactivation_bytes)

@@ -117,7 +117,7 @@ def run(
         params, state, xs = adjoint.guard((params, state, xs))
     stepwise = impure or (model.opaque and not adjoint.bounds_memory)
     adjoint = adjoint.stepwise() if stepwise else adjoint
-    adjoint = adjoint.resolve(length_of(xs), batch * step_bytes, batch * state_bytes)
+    adjoint = adjoint.resolve(length_of(xs), batch * step_bytes, batch * state_bytes, batch)
     in_windows = compiled(_in_windows, model, ("adjoint", "stepwise"), (params, state, xs, steps))
     return in_windows(params, state, xs, steps, adjoint=adjoint, stepwise=stepwise)
 

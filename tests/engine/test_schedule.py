@@ -41,33 +41,40 @@ def test_the_size_of_a_step_is_that_of_its_pre_activations(model, floats):
 
 def test_on_a_cpu_chunks_fit_the_cache_and_elsewhere_there_are_none():
     size = 32 * 4 * 256  # of the state of 32 series of 256 units
-    assert schedule(128, 4 * size, 2 * size, "cpu") == (
+    assert schedule(128, 4 * size, 2 * size, 1, "cpu") == (
         16,
         "preactivations",
     )  # 15.3 fit
-    assert schedule(127, 4 * size, 2 * size, "cpu") == (15, "preactivations")  # a prime number
-    assert schedule(254, 31_250, 10**4, "cpu") == (64, "preactivations")  # not 127, half of it
-    assert schedule(128, size, size, "cpu") == (None, "preactivations")
-    assert schedule(10**6, size, size, "cpu") == (64, "preactivations")
-    assert schedule(10**6, 512, 512, "cpu") == (4000, "states")
-    assert schedule(128, 10**9, 10**9, "cpu") == (8, "preactivations")
-    assert schedule(10**9, 0, 0, "cpu") == (None, "states")
+    assert schedule(127, 4 * size, 2 * size, 1, "cpu") == (
+        15,
+        "preactivations",
+    )  # a prime number
+    assert schedule(254, 31_250, 10**4, 1, "cpu") == (
+        64,
+        "preactivations",
+    )  # not 127, half of it
+    assert schedule(128, size, size, 1, "cpu") == (None, "preactivations")
+    assert schedule(10**6, size, size, 1, "cpu") == (64, "preactivations")
+    assert schedule(10**6, size, size, 32, "cpu") == (64, "states")
+    assert schedule(10**6, 512, 512, 1, "cpu") == (4000, "states")
+    assert schedule(128, 10**9, 10**9, 1, "cpu") == (8, "preactivations")
+    assert schedule(10**9, 0, 0, 1, "cpu") == (None, "states")
     for backend in ("gpu", "tpu"):
-        assert schedule(10**6, 4 * size, 2 * size, backend) == (None, "preactivations")
+        assert schedule(10**6, 4 * size, 2 * size, 1, backend) == (None, "preactivations")
 
 
 def test_a_series_of_gates_that_fits_is_cut_in_four_if_it_is_long():
-    assert schedule(1024, 2048, 1024, "cpu") == (256, "preactivations")
-    assert schedule(4096, 512, 256, "cpu") == (1024, "states")
-    assert schedule(1024, 1024, 1024, "cpu") == (None, "preactivations")
-    assert schedule(300, 4096, 2048, "cpu") == (150, "preactivations")
-    assert schedule(128, 16384, 8192, "cpu") == (None, "preactivations")
+    assert schedule(1024, 2048, 1024, 1, "cpu") == (256, "preactivations")
+    assert schedule(4096, 512, 256, 1, "cpu") == (1024, "states")
+    assert schedule(1024, 1024, 1024, 1, "cpu") == (None, "preactivations")
+    assert schedule(300, 4096, 2048, 1, "cpu") == (150, "preactivations")
+    assert schedule(128, 16384, 8192, 1, "cpu") == (None, "preactivations")
 
 
 def test_a_small_series_is_one_chunk():
-    assert schedule(1024, 512, 256, "cpu") == (None, "states")
-    assert schedule(488, 2048, 1024, "cpu") == (None, "preactivations")
-    assert schedule(489, 2048, 1024, "cpu") != (None, "preactivations")
+    assert schedule(1024, 512, 256, 1, "cpu") == (None, "states")
+    assert schedule(488, 2048, 1024, 1, "cpu") == (None, "preactivations")
+    assert schedule(489, 2048, 1024, 1, "cpu") != (None, "preactivations")
 
 
 def test_the_divisor_is_near():
