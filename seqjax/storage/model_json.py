@@ -63,7 +63,7 @@ def _encode(where: str, value: Any, functions: Mapping[str, Callable]) -> Any:
     if isinstance(value, Function):
         value = value.function
     if isinstance(value, Model):
-        if value.call is None:
+        if not isinstance(value.call, static_partial):
             expected = "a model that a factory makes: its `call` says which"
             raise ValueError(_checks.mismatch("model", expected, repr(value)))
         return {"call": _factory(value.call.func, functions)} | _arguments(value.call, functions)
