@@ -245,6 +245,20 @@ def test_what_is_said_of_the_character_model_is_true_of_the_committed_results():
     assert said == [(f"{row['mean']:.3f}", f"{row['sd']:.3f}") for row in ours]
 
 
+def test_the_table_of_the_character_models_update_is_that_of_the_committed_results():
+    report = results("char_rnn_step")
+    names = ["seqjax", "plain scan", "flax nnx", "equinox", "haiku", "keras", "torch"]
+    for where in ("one device", "all cores"):
+        ms = report[f"ms, {where}"]
+        cells = [f"{ms[name]:#.3g}".rstrip(".") if name in ms else "–" for name in names]
+        assert f"| {where}, ms | {' | '.join(cells)} |" in BENCHMARKS
+    relative = report["relative to seqjax"]
+    best = min(relative[name] for name in names[2:-1])
+    said = f"takes {best:.2f} times as long as seqjax, PyTorch {relative['torch']:.2f} times"
+    assert said in BENCHMARKS
+    assert f"jax {report['versions']['jax']}, 2 cores; `benchmarks/char_rnn_step.py`" in BENCHMARKS
+
+
 def test_the_table_of_stores_is_that_of_the_committed_results():
     report = results("memory")
     found = report["long"]
