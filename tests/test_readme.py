@@ -10,6 +10,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
 
 import pytest
@@ -22,19 +23,41 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGES = {
     path.name: path.read_text() for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 }
-BLOCK = re.compile(r"^```python\n(.*?)^```", flags=re.S | re.M)
+BLOCK = re.compile(r"^( *)```python\n(.*?)^\1```", flags=re.S | re.M)
+# What a block may import beside the dependencies; where it is missing, the block does not run.
+LIBRARIES = ("equinox", "flax", "haiku", "keras", "optimistix", "torch")
 ERRORS = re.findall(r"^\| `([^|]+)` \| `([^|]+)` \|$", PAGES["errors.md"], flags=re.M)
 README, BENCHMARKS, SPEED = (PAGES[name] for name in ("README.md", "benchmarks.md", "speed.md"))
 
 
-def program(page):
-    """The code blocks of a page, one after the other, each at the line where it stands."""
-    lines = [""] * len(page.splitlines())
+def imported(code):
+    """The names of the packages that a block imports."""
+    nodes = [*ast.walk(ast.parse(code))]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {name.partition(".")[0] for name in names}
+
+
+def blocks(page):
+    """The code blocks of a page, those in tabs too: the number of the first line, and the code."""
     for block in BLOCK.finditer(page):
-        first = page[: block.start(1)].count("\n")
-        code = block[1].splitlines()
-        lines[first : first + len(code)] = code
+        yield page[: block.start(2)].count("\n"), textwrap.dedent(block[2])
+
+
+def program(page, library=None):
+    """The code of a page, each line where it stands, and none of other libraries than this one."""
+    lines = [""] * len(page.splitlines())
+    for first, block in blocks(page):
+        if imported(block).intersection(LIBRARIES) <= {library}:
+            code = block.splitlines()
+            lines[first : first + len(code)] = code
     return "\n".join(lines)
+
+
+def libraries(page):
+    """The libraries that blocks of a page import, and None for the others."""
+    used = {name for _, block in blocks(page) for name in imported(block).intersection(LIBRARIES)}
+    return [None, *sorted(used)]
 
 
 def test_the_pages_have_what_these_tests_read():
@@ -45,19 +68,34 @@ def test_the_pages_have_what_these_tests_read():
     assert README.count("\n") <= 100
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_the_pages_import_what_there_is(name):
+    """So that no block is left out, and none is run, for a name that is misspelt."""
+    dependencies = {"chex", "jax", "numpy", "optax", "scipy", "seqjax"}
+    known = dependencies.union(LIBRARIES, sys.stdlib_module_names)
+    for _, block in blocks(PAGES[name]):
+        assert imported(block) <= known
+        assert len(imported(block).intersection(LIBRARIES)) <= 1
+
+
 # As a reader runs it: float32, and the blocks of a page one after the other in one session.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras
 @pytest.mark.parametrize(
-    "name",
+    ("name", "library"),
     [
-        pytest.param(name, marks=() if name == "README.md" else pytest.mark.slow)
+        pytest.param(name, library, marks=() if name == "README.md" else pytest.mark.slow)
         for name, page in PAGES.items()
+        for library in libraries(page)
         if BLOCK.search(page) and name != "devices.md"
     ],
 )
-def test_code_of_the_page_runs(name):
+def test_code_of_the_page_runs(name, library, monkeypatch):
     import jax
 
-    code = compile(program(PAGES[name]), name, "exec")
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    if library is not None:
+        pytest.importorskip(library)
+    code = compile(program(PAGES[name], library), name, "exec")
     standard, allowed = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
     with jax.enable_x64(False), standard, allowed:
         exec(code, {"__name__": name})

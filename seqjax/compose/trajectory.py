@@ -47,7 +47,8 @@ def trajectory(
       [T, …], zero at invalid steps as ys are.
 
     Raises:
-      TypeError, ValueError: as `sj.unroll`; or the model has no `step`.
+      TypeError, ValueError: as `sj.unroll`; or the model has no `step`; or an adjoint that splits
+        time over devices.
 
     References:
       Notes, section 4: λ(t). Pascanu et al. 2013, arXiv:1211.5063, on how it vanishes and explodes.
@@ -67,6 +68,9 @@ def trajectory(
     if not model.causal:
         expected = "a model that reads no input after t, whose steps have states"
         raise TypeError(_checks.mismatch("model", expected, _checks.describe(model)))
+    if getattr(options.get("adjoint"), "over", None) is not None:
+        expected = "one without over: sj.trajectory runs step after step, on one device"
+        raise ValueError(_checks.mismatch("adjoint", expected, repr(options["adjoint"])))
     xs, time = _checks.series("xs", xs, model.input_spec)
     params, state = check_params(model, params), check_state(model, params, state)
     if perturb is not None:

@@ -105,7 +105,8 @@ def check_divisible(model: Any, over: str) -> None:
     for part in model.parts.values():
         check_divisible(part, over)
     if not model.divisible:
-        expected = "None, or a model made of affine cells (`coefficients`) and parts without memory"
+        linear = "each part is linear in its state (sj.lru, any cell with `coefficients`)"
+        expected = f"None, or a model of which {linear} or has none"
         given = (
             f"{over!r} for {clip(repr(model), 60)}: split the batch over devices instead, "
             "or run the series in pieces, each from the state that the one before ended in"

@@ -133,9 +133,9 @@ class BPTT(Adjoint):
         and its xs, mask and reset (and keys, if given one a step) are the steps that one device
         holds, T of n T; ys are those steps too. State and length are of the whole series, which
         is how it is differentiated. For models made of cells with `coefficients` and of layers
-        without memory; others refuse, as does whatever else acts step by step: `chunk`,
-        `truncate`, `clip`, "chunk_starts". Devices exchange a few arrays of the state's size,
-        once forward and once backward. If None, each device has a series of its own.
+        without memory; others refuse. `chunk`, `truncate`, `clip` and "chunk_starts" are refused
+        as well: each device runs its part as one piece. Devices exchange a few arrays of the
+        state's size, once forward and once backward. If None, each device has a series of its own.
 
     A step that calls back into Python (`jax.debug.callback`, `jax.pure_callback`, …) or names a
     mapped axis (`jax.lax.pmean`) does not run in parallel with others: it is differentiated by
@@ -178,10 +178,12 @@ class BPTT(Adjoint):
         _checks.instance("over", self.over, str, "the name of a mesh axis")
         for name in ("chunk", "truncate", "clip"):
             if getattr(self, name) is not None:
-                expected = "None where time is split (over), since it acts step by step"
+                reason = "each device runs its part of the series as one piece, uncut and unclipped"
+                expected = f"None with over={self.over!r}, where {reason}"
                 raise ValueError(_checks.mismatch(name, expected, getattr(self, name)))
         if self.store == "chunk_starts":
-            expected = "another one where time is split (over), since there are no chunks then"
+            others = " or ".join([*(repr(s) for s in STORES if s != self.store), "None"])
+            expected = f"{others} with over={self.over!r}, where there are no chunks"
             raise ValueError(_checks.mismatch("store", expected, repr(self.store)))
 
     def resolve(
@@ -199,19 +201,17 @@ class BPTT(Adjoint):
         return reverse_mode_only(operands)
 
     def stepwise(self) -> Adjoint:
-        self._refuse_nonlinear()
+        self._refuse_parallel("steps run one after the other")
         return _PlainBPTT(**vars(self))
 
     def flipped(self) -> Adjoint:
         return self if self.over is None else _FlippedBPTT(**vars(self))
 
-    def _refuse_nonlinear(self) -> None:
+    def _refuse_parallel(self, where: str) -> None:
         if self.over is not None:
-            expected = "None where steps run one after the other"
-            raise ValueError(_checks.mismatch("over", expected, repr(self.over)))
+            raise ValueError(_checks.mismatch("over", f"None where {where}", repr(self.over)))
         if self.scan == "associative":
-            expected = "None where a part of the model is not an affine cell (no `coefficients`)"
-            raise ValueError(_checks.mismatch("scan", expected, repr(self.scan)))
+            raise ValueError(_checks.mismatch("scan", f"None where {where}", repr(self.scan)))
 
     @property
     def bounds_memory(self) -> bool:
@@ -227,7 +227,7 @@ class BPTT(Adjoint):
         steps: Steps,
         history: History = LAST_STEP,
     ) -> tuple[PyTree, PyTree]:
-        self._refuse_nonlinear()
+        self._refuse_parallel("a part of the model is not an affine cell (no `coefficients`)")
         keep_z = self.store == "preactivations"
         return bptt(rec, params, state, reset_state, u, steps, history, self.clip, keep_z)
 

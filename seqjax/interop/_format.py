@@ -97,7 +97,10 @@ def of_layer(form: Format, inside: Mapping[str, Any], prefix: str, layer: str) -
     module = below(prefix, form.separator) + layer
     some = under(dict(inside), module, form.separator)
     if not some:
-        expected = f"a module among {listed(inside)}"
+        at = f"{form.separator}{layer}{form.separator}"
+        deeper = [name.partition(at)[0] for name in inside if at in name]
+        hint = f" (with prefix={deeper[0]!r} it is one)" if deeper else ""
+        expected = f"a module among {listed(inside)}{hint}"
         raise ValueError(_checks.mismatch("layers", expected, repr(layer)))
     return some
 

@@ -18,9 +18,11 @@ from seqjax import _checks
 __all__ = [
     "GATES",
     "RECURRENT",
+    "ROWS",
     "Block",
     "Layout",
     "Sizes",
+    "common_home",
     "decode",
     "encode",
 ]

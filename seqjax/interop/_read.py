@@ -28,9 +28,10 @@ from seqjax.interop._format import (
 from seqjax.interop._kinds import DEFAULTS, make
 from seqjax.interop._layout import GATES, Layout, Sizes, decode
 from seqjax.interop._names import as_numpy, listed
+from seqjax.interop._unfit import unfit
 from seqjax.models.function import as_model
 
-__all__ = ["as_params", "fits", "read", "unfit", "without_params"]
+__all__ = ["as_params", "fits", "read", "without_params"]
 
 # Checks of what the caller may say of a layer.
 GIVEN: dict[str, Callable[[str, Any], Any]] = {
@@ -215,29 +216,6 @@ def as_params(layout: Layout, home: str, arrays: Mapping[str, Any], dtype: Any) 
 
 def _dtype_of(params: Mapping[str, Any]) -> np.dtype:
     return next(iter(params.values())).dtype
-
-
-def unfit(form: Format, layouts: list[Layout], arrays: Mapping[str, Any]) -> ValueError:
-    """What is wrong with names, or with shapes, of a layer that nothing fits."""
-    if not layouts:
-        return ValueError(
-            _checks.mismatch("arrays", f"a layer that {form.title} has", listed(arrays))
-        )
-    by_name = [layout for layout in layouts if layout.home(arrays, form.separator) is not None]
-    if by_name:
-        kinds = " or ".join(dict.fromkeys(layout.kind for layout in by_name))
-        shapes = ", ".join(f"{name} {_checks.describe(a)}" for name, a in arrays.items())
-        expected = f"shapes of {kinds} in {form.title}, and of what is given beside them"
-        return ValueError(_checks.mismatch("arrays", expected, shapes))
-    missing, unknown = min(
-        (layout.differences(arrays, form.separator) for layout in layouts),
-        key=lambda pair: len(pair[0]) + len(pair[1]),
-    )
-    parts = [f"without {listed(missing)}"] if missing else []
-    parts += [f"with {listed(unknown)}, which it does not have"] if unknown else []
-    more = "; several modules are read by naming them in layers=" if unknown else ""
-    expected = f"the names of one module of {form.title}{more}"
-    return ValueError(_checks.mismatch("arrays", expected, f"one {' and '.join(parts)}"))
 
 
 def _ambiguous(form: Format, layouts: list[Layout], arrays: Mapping[str, Any]) -> ValueError:

@@ -25,7 +25,8 @@ from seqjax.interop._format import (
 from seqjax.interop._kinds import kind_of
 from seqjax.interop._layout import Layout, encode
 from seqjax.interop._names import as_numpy, listed
-from seqjax.interop._read import as_params, fits, unfit, without_params
+from seqjax.interop._read import as_params, fits, without_params
+from seqjax.interop._unfit import unfit
 
 __all__ = ["into", "write"]
 

@@ -56,8 +56,10 @@ def weight_drop(
     found = jax.tree_util.tree_leaves_with_path(params)
     missing = [name for name in wanted if not any(_name(path) == name for path, _ in found)]
     if missing or not wanted:
+        there = sorted({_name(path) for path, _ in found if isinstance(_name(path), str)})
+        expected = f"some of the names of these parameters, {', '.join(there) or 'which have none'}"
         given = ", ".join(map(repr, missing)) or "none"
-        raise ValueError(_checks.mismatch("names", "names of parameters", given))
+        raise ValueError(_checks.mismatch("names", expected, given))
     if key is None:
         return params
     base = _checks.key("key", key)

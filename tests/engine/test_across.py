@@ -328,7 +328,7 @@ class Divisible(CumulativeSum):
 def test_what_cannot_be_split(name):
     model = REFUSED[name]()
     params = model.init(KEY)
-    with pytest.raises(ValueError, match="over: expected None, or a model made of affine"):
+    with pytest.raises(ValueError, match="over: expected None, or a model of which each"):
         sj.unroll(model, params, jnp.ones((4, I)), adjoint=sj.BPTT(over=AXIS))
 
 
@@ -337,9 +337,10 @@ def test_the_message_names_the_part_and_what_can_be_done():
     with pytest.raises(ValueError, match="over") as caught:
         sj.unroll(model, model.init(KEY), jnp.ones((4, I)), adjoint=sj.BPTT(over=AXIS))
     assert str(caught.value) == (
-        "over: expected None, or a model made of affine cells (`coefficients`) and parts without "
-        "memory, got 'time' for gru(3, 3): split the batch over devices instead, or run the series "
-        "in pieces, each from the state that the one before ended in"
+        "over: expected None, or a model of which each part is linear in its state (sj.lru, any "
+        "cell with `coefficients`) or has none, got 'time' for gru(3, 3): split the batch over "
+        "devices instead, or run the series in pieces, each from the state that the one before "
+        "ended in"
     )
 
 
@@ -362,7 +363,7 @@ def test_what_does_not_fit():
         on_one_device(model, P(), **over)(params, xs)
     with pytest.raises(ValueError, match=r"length: expected .* in \[0, 4\], got 5"):
         on_one_device(model, length=5, **over)(params, xs)
-    with pytest.raises(ValueError, match="over: expected None where steps run one"):
+    with pytest.raises(ValueError, match="over: expected None where a part of the model is not"):
         on_one_device(Divisible(), **over)((), xs)
     callback = sj.stack(model, lambda y: jax.pure_callback(lambda y: y, y, y))
     with pytest.raises(ValueError, match="over: expected None where steps run one"):
@@ -372,12 +373,12 @@ def test_what_does_not_fit():
 @pytest.mark.parametrize("option", [{"chunk": 4}, {"truncate": 4}, {"clip": 1.0}])
 def test_what_acts_step_by_step(option):
     (name,) = option
-    with pytest.raises(ValueError, match=rf"{name}: expected None where time is split \(over\)"):
+    with pytest.raises(ValueError, match=rf"{name}: expected None with over='time', where each"):
         sj.BPTT(over=AXIS, **option)
 
 
 def test_chunk_starts():
-    with pytest.raises(ValueError, match=r"store: .* where time is split .* got 'chunk_starts'"):
+    with pytest.raises(ValueError, match=r"store: .*'states' or .* where there are no chunks"):
         sj.BPTT(over=AXIS, store="chunk_starts")
 
 

@@ -21,19 +21,39 @@ SECOND = {"weight_ih_l1": zeros(16, 4), "weight_hh_l1": zeros(16, 4)}
 BACKWARD = {f"{name}_reverse": array for name, array in LSTM.items()}
 HEAD = {"head.weight": zeros(2, 4), "head.bias": zeros(2)}
 NETWORK = {f"lstm.{name}": array for name, array in LSTM.items()} | HEAD
+NESTED = {f"net.{name}": array for name, array in NETWORK.items()}
 
 
 @pytest.mark.parametrize(
     ("arrays", "options", "message"),
     [
-        (BIASED | {"extra": zeros(3)}, {}, "with extra, which it does not have"),
-        (NETWORK, {}, r"several modules are read by naming them in layers="),
+        (BIASED | {"extra": zeros(3)}, {}, r"with extra float32\[3\], which it does not have"),
+        (
+            NETWORK,
+            {},
+            r"of several, their names as applied: layers=\('lstm', 'head'\), got lstm",
+        ),
+        (
+            NESTED,
+            {},
+            r"prefix='net', layers=\('lstm', 'head'\), got net\.lstm\.weight_ih f",
+        ),
+        (NESTED, {"layers": ("lstm", "head")}, r"\(with prefix='net' it is one\), got 'lstm'"),
         (LSTM | {"bias_ih_l0": zeros(16)}, {}, "got one without bias_hh"),
         (LSTM | SECOND | {"weight_ih_l3": zeros(16, 4)}, {}, "also layer 2"),
         (LSTM | SECOND | BACKWARD, {}, "also layer 1 backward"),
         (BACKWARD, {}, "also layer 0"),
         ({"weight_ih_l0": zeros(16, 3), "weight_hh_l0": zeros(17, 4)}, {}, "shapes of"),
-        ({"weight_ih_l0": zeros(3, 16), "weight_hh_l0": zeros(4, 16)}, {}, "shapes of"),
+        (
+            {"weight_ih_l0": zeros(3, 16), "weight_hh_l0": zeros(4, 16)},
+            {},
+            r"shapes of PyTorch: lstm with weight_ih \[4H, I\], weight_hh \[4H, H\]; gru",
+        ),
+        (
+            {"conv.weight": zeros(16, 3, 5), "conv.bias": zeros(16)},
+            {},
+            r"dense with weight \[O, I\]; layer_norm with weight \[F\], got conv.w",
+        ),
         ({"weight_ih_l0": zeros(0, 3), "weight_hh_l0": zeros(0, 0)}, {}, "shapes of"),
         (RNN, {}, "activation: expected tanh or relu, which .* do not tell, got None"),
         (
@@ -166,7 +186,11 @@ def test_layers_are_those_of_the_model(layers, message):
         (sj.lstm(3, 4, dtype=np.float32), LSTM, "arrays: expected biases"),
         (sj.lstm(3, 5, use_bias=False, dtype=np.float32), LSTM, r"params\['kernel'\]: expected"),
         (sj.lstm(3, 4, use_bias=False, dtype=np.float64), LSTM, "seqjax casts nothing"),
-        (sj.gru(3, 4, use_bias=False, dtype=np.float32), LSTM, "arrays: expected shapes of gru"),
+        (
+            sj.gru(3, 4, use_bias=False, dtype=np.float32),
+            LSTM,
+            r"gru with weight_ih \[3H, I\]",
+        ),
         (CELL, LSTM | SECOND, r"the layers and directions of lstm\(3, 4"),
         (
             sj.stack(CELL, sj.lstm(4, 4, dtype=np.float32)),

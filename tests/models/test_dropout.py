@@ -295,7 +295,13 @@ XS = jnp.ones((T, I))
         (
             lambda: sj.weight_drop(PARAMS, KEY, 0.5, names=("kernels",)),
             ValueError,
-            "names: expected names of parameters, got 'kernels'",
+            "names: expected some of the names of these parameters, bias, kernel, "
+            "recurrent_kernel, got 'kernels'",
+        ),
+        (
+            lambda: sj.weight_drop({"kernel": PARAMS["kernel"]}, KEY, 0.5),
+            ValueError,
+            "names: expected some of the names of these parameters, kernel, got 'recurrent_kernel'",
         ),
         (
             lambda: sj.unroll(LSTM, PARAMS, XS, key=3),

@@ -121,3 +121,17 @@ def test_errors(model, perturb, kind, message):
     params, xs, _ = problem(model, 3)
     with pytest.raises(kind, match=re.escape(message)):
         sj.trajectory(model, params, xs, perturb=perturb)
+
+
+@pytest.mark.parametrize(
+    ("adjoint", "message"),
+    [
+        (sj.BPTT(over="time"), "adjoint: expected one without over: sj.trajectory runs step after"),
+        (sj.BPTT(scan="associative"), "scan: expected None where steps run one after the other"),
+    ],
+)
+def test_steps_run_one_after_the_other(adjoint, message):
+    model = BY_NAME["min-gru"].model
+    params, xs, _ = problem(model, 3)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sj.trajectory(model, params, xs, adjoint=adjoint)
