@@ -5,7 +5,6 @@ Where two layers meet, it shows whether all that stands between them (transposit
 whatever an exporter writes) hands every step and feature on as it is.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,7 +14,9 @@ import numpy as np
 from seqjax import _checks
 from seqjax.interop._names import listed
 from seqjax.interop._onnx_functions import ALONG
-from seqjax.interop._onnx_nodes import INPUTS, POINTWISE, Layer, NodeReader, function_layer, refusal
+from seqjax.interop._onnx_layouts import INPUTS, POINTWISE
+from seqjax.interop._onnx_nodes import Layer, NodeReader, check_axis, function_layer, refusal
+from seqjax.interop._onnx_series import Series
 from seqjax.interop._onnx_source import (
     Graph,
     attributes,
@@ -35,32 +36,6 @@ PLUMBING = {
 }
 SIZES = (5, 3, 7, 11, 13, 17, 19, 23)  # of axes of any size, in the probe
 BY_NAME = "single nodes are read by their names, by node= or layers="
-
-
-class Series(NamedTuple):
-    """The series between two layers.
-
-    Attributes:
-      ids: of each element the number of its place, of all places in time and batch, times
-        `features`, plus the number of its feature.
-      features: how many there are; None of tokens.
-      source: the name of the graph's input that it is made of.
-      layers: those that it came through.
-      placed: whether a layer has fixed which axis is that of the features.
-      steps: the places [T, B], once a recurrent layer has fixed which axis is time.
-    """
-
-    ids: np.ndarray
-    features: int | None
-    source: str
-    layers: tuple[Layer, ...] = ()
-    placed: bool = False
-    steps: np.ndarray | None = None
-
-    @property
-    def complete(self) -> bool:
-        """Whether all steps, series of the batch and features are there, each once."""
-        return np.array_equal(np.sort(self.ids, axis=None), np.arange(self.ids.size))
 
 
 class Unknown(NamedTuple):
@@ -115,7 +90,8 @@ class Run:
         given = [self.value(name) for name in node.input]
         made = self.outputs(node, given)
         for number, name in enumerate(node.output):
-            self.values[name] = made[min(number, len(made) - 1)]
+            if name:
+                self.values[name] = made[min(number, len(made) - 1)]
 
     def outputs(self, node: Any, given: list[Value | None]) -> list[Value]:
         series = [value for value in given if isinstance(value, Series)]
@@ -140,7 +116,7 @@ class Run:
     def evaluate(self, node: Any, given: list[Value | None]) -> list[Any]:
         """By ONNX, on the numbers of the elements where it is a series."""
         arrays: list[Any] = [getattr(value, "ids", value) for value in given]
-        return [*evaluate(node, arrays, self.graph.opsets).values()]
+        return evaluate(node, arrays, self.graph.opsets)
 
     def of_series(self, node: Any, series: Series, given: list[Value | None]) -> list[Value]:
         """Of an operator that reads one series, and constants beside it."""
@@ -150,25 +126,31 @@ class Run:
             if node.op_type in ("Cast", "Dropout"):  # in inference: no element is another one
                 trains = any(isinstance(value, np.ndarray) and value.any() for value in given[2:])
                 return [Unknown(node, False) if trains else series]
-            return [series._replace(ids=ids) for ids in self.evaluate(node, given)]
+            moved = self.evaluate(node, given)
+            if node.op_type == "Slice" and moved[0].shape == series.ids.shape and self.cuts(node):
+                return [Unknown(node, False)]
+            return [series._replace(ids=ids) for ids in moved]
         if node.op_type == "Add":
             return [self.add(node, series, next(v for v in given if v is not series))]
         layer = function_layer(node)
         if layer is None:
             return [Unknown(node, False)]
         if node.op_type in ALONG:
-            axis = attributes(node).get("axis", -1)
-            if axis not in (-1, series.ids.ndim - 1):
-                raise refusal(node, "a function of the features of one step", f"axis={axis}")
-            series = self.by_features(node, series)
+            check_axis(node, self.graph, series.ids.ndim)
+            series = series.by_features(node)
         return [series._replace(layers=(*series.layers, layer))]
+
+    def cuts(self, node: Any) -> bool:
+        """Whether a Slice that leaves the probe as it is would cut a longer series."""
+        ends = attributes(node).get("ends") if len(node.input) < 3 else self.value(node.input[2])
+        return bool(np.any(np.asarray(ends) < np.iinfo(np.int32).max))
 
     def add(self, node: Any, series: Series, constant: Any) -> Value:
         """The bias of the dense layer before it."""
         *others, last = series.layers or (None,)
         if last is None or not isinstance(last.model, Dense) or "bias" in last.params:
             return Unknown(node, False)
-        self.by_features(node, series)
+        series.by_features(node)
         return series._replace(layers=(*others, self.reader.with_bias(node, last, constant)))
 
     def layer(self, node: Any, x: Series, given: list[Value | None]) -> list[Value]:
@@ -187,23 +169,11 @@ class Run:
                 raise refusal(node, "a series of tokens", "another one")
             ids = np.arange(x.ids.size).reshape(x.ids.shape)
             x = x._replace(ids=ids[..., None], features=1, placed=True)
-        x = self.by_features(node, x)
+        if node.op_type == "LayerNormalization":
+            check_axis(node, self.graph, x.ids.ndim)
+        x = x.by_features(node)
         layer = self.reader.layer(node, constants)
-        return [_after(node, x, layer, x.ids.min(axis=-1) // (x.features or 1), x.steps)]
-
-    def by_features(self, node: Any, series: Series) -> Series:
-        """The series, whose last axis must be that of all its features."""
-        ids = series.ids
-        if not series.complete or not ids.ndim:
-            raise refusal(node, "all steps and features of the series", "some of them, or more")
-        if not series.placed:
-            ids = np.arange(ids.size).reshape(ids.shape)
-            return series._replace(ids=ids, features=[*ids.shape][-1], placed=True)
-        first = ids[..., :1]
-        whole = ids.shape[-1] == series.features and not np.any(first % series.features)
-        if not whole or np.any(ids != first + np.arange(ids.shape[-1])):
-            raise refusal(node, "the features in the last axis, in their order", "others")
-        return series
+        return [x.after(node, layer, x.ids.min(axis=-1) // (x.features or 1), x.steps)]
 
     def check_states(self, node: Any, x: Series, named: Mapping[str, Value | None]) -> None:
         """What else a recurrent layer reads: constants, or inputs of the graph."""
@@ -211,12 +181,12 @@ class Run:
             is_input = isinstance(value, Series) and value.source != x.source and not value.layers
             allowed = value is None or isinstance(value, np.ndarray) or is_input
             if name != "X" and not allowed:
-                raise refusal(node, f"a {name} that is constant or an input", "a computed one")
+                raise refusal(node, f"{name} to be constant or an input", "a computed one")
 
     def recurrent(self, node: Any, x: Series, constants: Mapping[str, np.ndarray]) -> list[Value]:
         if x.features is None or x.ids.ndim != 3:
             raise refusal(node, "a series [T, B, I]", "another one")
-        x = self.by_features(node, x)
+        x = x.by_features(node)
         batch_first = bool(attributes(node).get("layout"))
         ids = x.ids.swapaxes(0, 1) if batch_first else x.ids  # [T, B, I]
         places = ids.min(axis=-1) // x.features
@@ -237,22 +207,10 @@ class Run:
             given = f"one that runs backward: {BY_NAME}, and run by sj.unroll(reverse=True)"
             raise refusal(node, expected, given)
         of_direction = 2 if attributes(node).get("direction") == "bidirectional" else 1
-        made = _after(node, x, layer, places, places)
+        made = x.after(node, layer, places, places)
         ids = made.ids.reshape(time, batch, of_direction, -1)
         ids = ids.swapaxes(0, 1) if batch_first else ids.swapaxes(1, 2)
         return [made._replace(ids=ids), Unknown(node, True)]
-
-
-def _after(
-    node: Any, x: Series, layer: Layer, places: np.ndarray, steps: np.ndarray | None
-) -> Series:
-    """The outputs of a layer, for all places that it read."""
-    size = math.prod(getattr(layer.model.input_spec, "shape", ()))
-    if size != x.features:
-        raise refusal(node, f"{size} features", f"{x.features}")
-    (features,) = layer.model.output_spec.shape
-    ids = places[..., None] * features + np.arange(features)
-    return Series(ids, features, x.source, (*x.layers, layer), True, steps)
 
 
 def chain(graph: Graph, reader: NodeReader) -> list[Layer]:
@@ -263,7 +221,7 @@ def chain(graph: Graph, reader: NodeReader) -> list[Layer]:
     needed = {*outputs}
     for node in reversed(graph.proto.node):
         if needed & {*node.output}:
-            needed.update(node.input)
+            needed.update(name for name in node.input if name)
     for node in graph.proto.node:
         if needed & {*node.output}:
             run.node(node)

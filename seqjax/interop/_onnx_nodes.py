@@ -12,70 +12,24 @@ from seqjax._types import PyTree
 from seqjax.compose.bidirectional import bidirectional
 from seqjax.engine.model import Model
 from seqjax.interop._convention import with_convention
-from seqjax.interop._format import Format
 from seqjax.interop._kinds import make
-from seqjax.interop._layout import Block, Layout
 from seqjax.interop._onnx_functions import (
     ACTIVATIONS,
+    ALONG,
     DEFAULTS,
     function_of,
     is_symmetric,
     short,
 )
-from seqjax.interop._onnx_source import attributes, is_standard, shown
+from seqjax.interop._onnx_layouts import FUNCTIONS, INPUTS, ONNX, POINTWISE
+from seqjax.interop._onnx_source import Graph, attributes, is_standard, shown
 from seqjax.interop._read import as_params, dtype_of
 from seqjax.models.function import as_model
 from seqjax.models.lstm import LSTMState
 
-__all__ = [
-    "FUNCTIONS",
-    "INPUTS",
-    "ONNX",
-    "POINTWISE",
-    "Layer",
-    "NodeReader",
-    "function_layer",
-    "refusal",
-]
+__all__ = ["Layer", "NodeReader", "check_axis", "function_layer", "refusal"]
 
-
-def _recurrent(kind: str, gates: str, *more: Block, **options: Any) -> Layout:
-    free = ("learn_initial_state", "activation", *(("gate_activation",) if kind != "rnn" else ()))
-    blocks = (
-        Block("W", ("kernel",), gates, transposed=True),
-        Block("R", ("recurrent_kernel",), gates, transposed=True),
-        Block("B", ("bias", "recurrent_bias"), gates),
-    )
-    # With coupled gates ONNX keeps i, and f is 1 - σ(i) = σ(-i).
-    opposite = "f" if options.get("coupled") else ""
-    return Layout(kind, (*blocks, *more), options=options, free=free, opposite=opposite)
-
-
-LAYOUTS = (
-    _recurrent("lstm", "iofg"),
-    _recurrent("lstm", "iofg", Block("P", ("peepholes",), "iof"), peepholes=True),
-    _recurrent("lstm", "fog", coupled=True),
-    _recurrent("lstm", "fog", Block("P", ("peepholes",), "fo"), coupled=True, peepholes=True),
-    _recurrent("gru", "zrn"),
-    _recurrent("gru", "zrn", reset_after=False),
-    _recurrent("rnn", "h"),
-    Layout("dense", (Block("W", ("kernel",), "y"), Block("B", ("bias",), "y"))),
-    Layout("embed", (Block("W", ("kernel",), "y"),)),
-    Layout("layer_norm", (Block("W", ("scale",), "y"), Block("B", ("bias",), "y")), free=("eps",)),
-)
-ONNX = Format("ONNX", "/", LAYOUTS, merges=("concat",))
-# The inputs of nodes that are layers, in their order; X is the series.
-INPUTS = {
-    "LSTM": ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"),
-    "GRU": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
-    "RNN": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
-    "Gemm": ("X", "W", "B"),
-    "MatMul": ("X", "W"),
-    "Gather": ("W", "X"),
-    "LayerNormalization": ("X", "W", "B"),
-}
-POINTWISE = ("Gemm", "MatMul", "Gather", "LayerNormalization")
-FUNCTIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+# The attributes that are understood.
 KNOWN = {
     "LSTM": {"input_forget"},
     "GRU": {"linear_before_reset"},
@@ -118,7 +72,7 @@ class NodeReader:
         told = attributes(node)
         present = {name for name, of in zip(INPUTS[node.op_type], node.input, strict=False) if of}
         for name in sorted(present & {"W", "R", "B", "P"} - {*arrays}):
-            raise refusal(node, f"a {name} that is constant", "one that depends on an input")
+            raise refusal(node, f"{name} to be constant", "one that depends on an input")
         if "clip" in told:
             raise refusal(node, "no clip: pre-activations are not bounded", f"{told['clip']:g}")
         unknown = {*told} - FOR_ALL - KNOWN[node.op_type]
@@ -180,7 +134,7 @@ class NodeReader:
         options: Mapping[str, Any],
     ) -> tuple[Model, PyTree]:
         """By the layout of a kind of layer."""
-        layout = next(x for x in LAYOUTS if x.kind == kind and x.options == structure)
+        layout = next(x for x in ONNX.layouts if x.kind == kind and x.options == structure)
         layout = with_convention(layout, self.convention)
         self.met.add(kind)
         sizes = layout.sizes({name: array.shape for name, array in arrays.items()})
@@ -241,6 +195,14 @@ def _without_f(name: str, array: np.ndarray) -> np.ndarray:
     return np.concatenate([g for side in gates for n, g in enumerate(side) if n != 2])
 
 
+def check_axis(node: Any, graph: Graph, rank: int | None) -> None:
+    """Refuses what does not go along the last axis alone; that of unknown rank is -1."""
+    before_13 = graph.version < 13 and node.op_type in ALONG
+    axis = attributes(node).get("axis", 1 if before_13 else -1)
+    if axis not in (-1, -1 if rank is None else rank - 1):
+        raise refusal(node, "one along the features of each step, axis=-1", f"axis={axis}")
+
+
 def function_layer(node: Any) -> Layer | None:
     """Of an operator that is a function of its one input."""
     told = attributes(node)
@@ -299,6 +261,6 @@ def _initial_states(
     states = [arrays.get(name, zeros) for name in names]
     if attributes(node).get("layout"):
         states = [state.swapaxes(0, 1) for state in states]
-    if any(state.ndim != 3 or (state != state[:, :1]).any() for state in states):
+    if any(len(state) != number or (state != state[:, :1]).any() for state in states):
         raise refusal(node, "a constant initial state that is the same for all series", "others")
     return [[state[side, 0] for state in states] for side in range(number)]

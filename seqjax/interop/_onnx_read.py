@@ -12,7 +12,9 @@ from seqjax.engine.model import Model
 from seqjax.interop._convention import check_convention, check_met
 from seqjax.interop._format import Layers, check_layers
 from seqjax.interop._onnx_chain import chain
-from seqjax.interop._onnx_nodes import INPUTS, Layer, NodeReader, function_layer
+from seqjax.interop._onnx_functions import ALONG
+from seqjax.interop._onnx_layouts import INPUTS
+from seqjax.interop._onnx_nodes import Layer, NodeReader, check_axis, function_layer
 from seqjax.interop._onnx_source import Graph, find, load
 from seqjax.interop._read import stacked, without_params
 from seqjax.models.cell import Cell
@@ -64,6 +66,8 @@ def _by_name(graph: Graph, reader: NodeReader, argument: str, name: str) -> Laye
     slots = dict(zip(INPUTS.get(node.op_type, ()), node.input, strict=False))
     constants = {slot: inner.constant(of) for slot, of in slots.items() if of and slot != "X"}
     known = {slot: array for slot, array in constants.items() if array is not None}
+    if node.op_type in (*ALONG, "LayerNormalization"):
+        check_axis(node, graph, None)
     layer = function_layer(node) or reader.layer(node, known)
     bias = _bias_after(inner, node) if node.op_type == "MatMul" else None
     return layer if bias is None else reader.with_bias(node, layer, bias)

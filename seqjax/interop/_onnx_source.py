@@ -29,7 +29,8 @@ RANDOM = ("Random", "Bernoulli", "Multinomial")  # what names of operators that 
 def onnx(module: str = "") -> Any:
     """The package, or a module of it."""
     try:
-        return importlib.import_module(f"onnx.{module}" if module else "onnx")
+        package = importlib.import_module("onnx")
+        return importlib.import_module(f"onnx.{module}") if module else package
     except ImportError as error:
         message = "sj.interop.onnx needs the package onnx: pip install 'seqjax[onnx]'"
         raise ImportError(message) from error
@@ -63,6 +64,11 @@ class Graph:
                     if proto.node:
                         yield from Graph(proto, self.opsets, self).inside()
 
+    @property
+    def version(self) -> int:
+        """Of the operators of ONNX itself."""
+        return next((o.version for o in self.opsets if o.domain in ("", "ai.onnx")), 1)
+
     def initializer(self, name: str) -> np.ndarray | None:
         tensor = self.initializers.get(name)
         if tensor is None:
@@ -90,7 +96,7 @@ class Graph:
         arrays = [self.constant(of) if of else None for of in node.input]
         if any(of and array is None for of, array in zip(node.input, arrays, strict=True)):
             return None
-        return evaluate(node, arrays, self.opsets)[name]
+        return dict(zip(node.output, evaluate(node, arrays, self.opsets), strict=True))[name]
 
     def readers(self, name: str) -> list[Any]:
         """The nodes that read a value; and the graph, if it is one of its outputs."""
@@ -117,9 +123,9 @@ def find(graph: Graph, argument: str, name: str) -> tuple[Graph, Any]:
     every = [(inner, node) for inner in graph.inside() for node in inner.proto.node]
     found = [pair for pair in every if pair[1].name == name]
     if len(found) != 1:
-        by_output = [pair for pair in every if pair[1].output and pair[1].output[0] == name]
+        by_output = [pair for pair in every if first_output(pair[1]) == name]
         if len(found) > 1 and not by_output:
-            outputs = listed(repr(node.output[0]) for _, node in found)
+            outputs = listed(repr(first_output(node)) for _, node in found)
             expected = f"the name of one node; by their first outputs they are {outputs}"
             raise ValueError(_checks.mismatch(argument, expected, repr(name)))
         found = by_output
@@ -132,7 +138,12 @@ def find(graph: Graph, argument: str, name: str) -> tuple[Graph, Any]:
 
 
 def shown(node: Any) -> str:
-    return f"{node.op_type} {node.name or node.output[0]!r}"
+    return f"{node.op_type} {node.name or first_output(node)!r}"
+
+
+def first_output(node: Any) -> str:
+    """The name of the first output that has one."""
+    return next(filter(None, node.output), "")
 
 
 def attributes(node: Any) -> dict[str, Any]:
@@ -160,8 +171,8 @@ def is_computable(node: Any) -> bool:
 
 def evaluate(
     node: Any, arrays: Sequence[np.ndarray | None], opsets: Sequence[Any]
-) -> dict[str, np.ndarray]:
-    """The outputs of one node by name, by ONNX' own reference."""
+) -> list[np.ndarray | None]:
+    """The outputs of one node, by ONNX' own reference; None of those that have no name."""
     helper, empty = onnx("helper"), onnx().TypeProto()
     feed = {n: a for n, a in zip(node.input, arrays, strict=True) if n and a is not None}
     outputs = [name for name in node.output if name]
@@ -174,4 +185,5 @@ def evaluate(
     except Exception as error:  # whatever the operator says
         expected = f"a node that onnx.reference computes, of {shown(node)}"
         raise ValueError(_checks.mismatch("source", expected, f"{error}"[:300])) from error
-    return dict(zip(outputs, map(np.asarray, computed), strict=True))
+    made = dict(zip(outputs, map(np.asarray, computed), strict=True))
+    return [made.get(name) for name in node.output]
