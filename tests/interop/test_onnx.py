@@ -168,8 +168,8 @@ def test_streamed_in_pieces():
 @pytest.mark.parametrize("factory", [sj.lstm, sj.gru, sj.rnn])
 def test_other_dtypes_by_the_reference(factory, dtype):
     """Which onnxruntime has no operators for."""
-    cells = factory(INPUTS, HIDDEN, dtype=dtype), factory(2 * HIDDEN, 3, dtype=dtype)
-    model = sj.stack(sj.bidirectional(cells[0]), cells[1], sj.dense(3, 2, dtype=dtype), jnp.tanh)
+    cells = factory(INPUTS, HIDDEN, dtype=dtype), factory(HIDDEN, 3, dtype=dtype)
+    model = sj.stack(*cells, sj.dense(3, 2, dtype=dtype), jnp.tanh)
     params, xs = params_of(model), series(model, dtype)
     proto = sj.interop.onnx.write(model, params)
     onnx.checker.check_model(proto, full_check=True)
@@ -180,10 +180,11 @@ def test_other_dtypes_by_the_reference(factory, dtype):
         if (name := tensor.name).startswith("state.") and name.count(".") == 2
         for array in [onnx.numpy_helper.to_array(tensor)]
     }
-    names = [output.name for output in proto.graph.output]
-    made = dict(zip(names, evaluator.run(None, feed), strict=True))
+    names = [o.name for o in proto.graph.output if not o.name.endswith(".c")]  # old ones lack c
+    made = dict(zip(names, evaluator.run(names, feed), strict=True))
+    ours = {name: array for name, array in unrolled(model, params, xs).items() if name in names}
     tolerance = {"float16": 5e-3, "float64": 1e-12}[np.dtype(dtype).name]
-    assert_all_close(unrolled(model, params, xs), made, tolerance)
+    assert_all_close(ours, made, tolerance)
     assert sj.interop.onnx.read(proto)[0] == model
     assert_equal(sj.interop.onnx.read(proto)[1], params)
 
