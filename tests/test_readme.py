@@ -342,7 +342,10 @@ def test_ci_tests_with_the_lower_bounds():
     """Each `name>=x` is `name==x` in the constraints of the oldest dependencies, and no others."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    bounds = [Requirement(d) for d in project["dependencies"] + extras["examples"] + extras["test"]]
+    bounds = [
+        Requirement(d)
+        for d in project["dependencies"] + extras["examples"] + extras["onnx"] + extras["test"]
+    ]
     least = {r.name: Version(s.version) for r in bounds for s in r.specifier if s.operator == ">="}
     lines = (ROOT / ".ci" / "oldest.txt").read_text().splitlines()
     pins = [line.split("==") for line in lines if not line.startswith("#")]

@@ -1,13 +1,13 @@
 """What a file does otherwise than its framework: the same names and shapes, another meaning."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from seqjax import _checks
 from seqjax.interop._layout import GATES, RECURRENT, Layout
 
-__all__ = ["CONVENTIONS", "check_convention", "kinds_of", "with_convention"]
+__all__ = ["CONVENTIONS", "check_convention", "check_met", "kinds_of", "with_convention"]
 
 # What a convention may say, and of which kinds.
 CONVENTIONS: dict[str, tuple[str, ...]] = {
@@ -86,3 +86,11 @@ def check_convention(convention: Any) -> Mapping[str, Any]:
         if not is_valid(value):
             raise ValueError(_checks.mismatch(f"convention[{name!r}]", wanted, repr(value)))
     return convention
+
+
+def check_met(convention: Mapping[str, Any], kinds: Collection[str], model: Any) -> None:
+    """Refuses a convention of a kind of layer that is not among those that were read."""
+    for name, value in convention.items():
+        if not kinds_of(name, value) & {*kinds}:
+            expected = f"one of a layer that is read, {model!r}"
+            raise ValueError(_checks.mismatch(f"convention[{name!r}]", expected, repr(value)))

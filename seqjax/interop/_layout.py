@@ -147,7 +147,8 @@ class Layout:
         """Whose blocks a parameter of seqjax holds, in its order."""
         if part == "recurrent_bias":  # all others are added to `bias`
             return "n" if self.kind == "gru" and self.options.get("reset_after", True) else ""
-        return "" if part == "projection" else GATES[self.kind]
+        gates = GATES[self.kind].replace("i", "" if self.options.get("coupled") else "i")
+        return {"projection": "", "peepholes": gates.replace("g", "")}.get(part, gates)
 
     def sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> Sizes | None:
         """I, H and R of arrays of these shapes, None where they do not fit this kind of layer."""

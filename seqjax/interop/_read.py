@@ -15,7 +15,7 @@ from seqjax.compose.bidirectional import bidirectional
 from seqjax.compose.stack import stack
 from seqjax.engine.model import Model
 from seqjax.engine.per_model import params_spec
-from seqjax.interop._convention import check_convention, kinds_of, with_convention
+from seqjax.interop._convention import check_convention, check_met, with_convention
 from seqjax.interop._format import (
     Format,
     Layers,
@@ -31,7 +31,7 @@ from seqjax.interop._names import as_numpy, listed
 from seqjax.interop._unfit import unfit
 from seqjax.models.function import as_model
 
-__all__ = ["as_params", "fits", "read", "without_params"]
+__all__ = ["as_params", "dtype_of", "fits", "read", "stacked", "without_params"]
 
 # Checks of what the caller may say of a layer.
 GIVEN: dict[str, Callable[[str, Any], Any]] = {
@@ -93,7 +93,7 @@ class Reader:
         layout, home, sizes = found[0]
         self.met.update((layout.kind, *layout.decides, *layout.told))
         params = as_params(layout, home, arrays, self.dtype)
-        model = make(layout.kind, sizes, self.options(layout), "bias" in params, _dtype_of(params))
+        model = make(layout.kind, sizes, self.options(layout), "bias" in params, dtype_of(params))
         return model, params
 
     def contradicted(self, layout: Layout) -> list[str]:
@@ -161,10 +161,7 @@ def read(
     for name in given:
         if given[name] is not None and name not in reader.met:
             raise ValueError(_checks.mismatch(name, f"None for {pair[0]!r}", repr(given[name])))
-    for name, value in reader.convention.items():
-        if not reader.met & kinds_of(name, value):
-            expected = f"one of a layer that is read, {pair[0]!r}"
-            raise ValueError(_checks.mismatch(f"convention[{name!r}]", expected, repr(value)))
+    check_met(reader.convention, reader.met, pair[0])
     return pair
 
 
@@ -214,7 +211,7 @@ def as_params(layout: Layout, home: str, arrays: Mapping[str, Any], dtype: Any) 
     return {name: jnp.asarray(array) for name, array in decode(layout, read).items()}
 
 
-def _dtype_of(params: Mapping[str, Any]) -> np.dtype:
+def dtype_of(params: Mapping[str, Any]) -> np.dtype:
     return next(iter(params.values())).dtype
 
 

@@ -28,7 +28,7 @@ from seqjax.interop._names import as_numpy, listed
 from seqjax.interop._read import as_params, fits, without_params
 from seqjax.interop._unfit import unfit
 
-__all__ = ["into", "write"]
+__all__ = ["into", "layouts_of", "visit_layer", "write"]
 
 
 class Layer(NamedTuple):
@@ -64,7 +64,7 @@ def _write_module(form: Format, module: Model, params: PyTree) -> dict[str, np.n
     alike: list[tuple] = []
 
     def visit(layer: Layer) -> None:
-        kind, (layout, *_) = _layouts_of(form, layer.model)
+        kind, (layout, *_) = layouts_of(form, layer.model)
         params = {part: as_numpy(f"params[{part!r}]", a) for part, a in layer.params.items()}
         encoded = encode(form.title, layout, params)
         for name, array in encoded.items():
@@ -102,7 +102,7 @@ def _fill_module(form: Format, module: Model, spec: PyTree, arrays: Mapping[str,
 
     def visit(layer: Layer) -> PyTree:
         of_layer = places.pop((layer.number, layer.backward), None)
-        _, layouts = _layouts_of(form, layer.model)
+        _, layouts = layouts_of(form, layer.model)
         if of_layer is None:
             raise _misplaced(module, arrays)
         found = fits(form, layouts, of_layer)
@@ -154,14 +154,14 @@ def _modules(
 def _visit_layers(form: Format, module: Model, params: PyTree, visit: Visit) -> PyTree:
     """What `visit` returns of each layer and direction of a module, in the place of its params."""
     if not form.layered or not isinstance(module, Stack):
-        return _visit_layer(form, module, params, 0, visit)
+        return visit_layer(form, module, params, 0, visit)
     return tuple(
-        _visit_layer(form, model, values, number, visit)
+        visit_layer(form, model, values, number, visit)
         for number, (model, values) in enumerate(zip(module.models, params, strict=True))
     )
 
 
-def _visit_layer(form: Format, model: Model, params: PyTree, number: int, visit: Visit) -> PyTree:
+def visit_layer(form: Format, model: Model, params: PyTree, number: int, visit: Visit) -> PyTree:
     if not isinstance(model, Bidirectional):
         return visit(Layer(model, params, number, False, False))
     if model.merge not in form.merges:
@@ -174,7 +174,7 @@ def _visit_layer(form: Format, model: Model, params: PyTree, number: int, visit:
     }
 
 
-def _layouts_of(form: Format, model: Model) -> tuple[str, list[Layout]]:
+def layouts_of(form: Format, model: Model) -> tuple[str, list[Layout]]:
     """The kind of a layer, and what it is in the framework; it may be nothing there."""
     kind, options = kind_of(model) or (None, {})
     of_kind = [layout for layout in form.layouts if layout.kind == kind]

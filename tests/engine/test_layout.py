@@ -151,14 +151,14 @@ def test_what_is_public():
     assert public - wings <= {*PUBLIC}
 
 
-FRAMEWORKS = ["equinox", "flax", "haiku", "keras", "torch"]
+FRAMEWORKS = ["equinox", "flax", "haiku", "keras", "onnx", "torch"]
 
 
 def test_interop_imports_no_framework():
     assert sj.interop.__all__ == sorted(["check", *FRAMEWORKS])
     for framework in FRAMEWORKS:
         assert getattr(sj.interop, framework).__all__ == ["into", "read", "write"]
-    others = {"torch", "keras", "flax", "haiku", "equinox", "safetensors", "h5py"}
+    others = {"torch", "keras", "flax", "haiku", "equinox", "onnx", "safetensors", "h5py"}
     code = f"import sys, seqjax; print({others} & {{*sys.modules}})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
