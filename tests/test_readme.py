@@ -71,7 +71,7 @@ def test_the_pages_have_what_these_tests_read():
 @pytest.mark.parametrize("name", PAGES)
 def test_the_pages_import_what_there_is(name):
     """So that no block is left out, and none is run, for a name that is misspelt."""
-    dependencies = {"chex", "jax", "numpy", "optax", "scipy", "seqjax"}
+    dependencies = {"chex", "jax", "numpy", "optax", "safetensors", "scipy", "seqjax"}
     known = dependencies.union(LIBRARIES, sys.stdlib_module_names)
     for _, block in blocks(PAGES[name]):
         assert imported(block) <= known
@@ -342,10 +342,9 @@ def test_ci_tests_with_the_lower_bounds():
     """Each `name>=x` is `name==x` in the constraints of the oldest dependencies, and no others."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    bounds = [
-        Requirement(d)
-        for d in project["dependencies"] + extras["examples"] + extras["onnx"] + extras["test"]
-    ]
+    tested = [extras[name] for name in ("examples", "onnx", "save", "frameworks", "test")]
+    pytorch = [line for line in extras["bench"] if line.startswith("torch")]
+    bounds = [Requirement(d) for d in sum(tested, project["dependencies"] + pytorch)]
     least = {r.name: Version(s.version) for r in bounds for s in r.specifier if s.operator == ">="}
     lines = (ROOT / ".ci" / "oldest.txt").read_text().splitlines()
     pins = [line.split("==") for line in lines if not line.startswith("#")]
