@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from support.comparison import assert_close
 from support.table import CASES
+from test_own_kind import Residual
 
 import seqjax as sj
 from seqjax.storage.model_json import FACTORIES, model_of
@@ -40,10 +41,10 @@ def own_functions(call):
             yield value
 
 
-SAVED = [case for case in CASES if case.model.call is not None]
+MODELS = [case for case in CASES if case.model.call is not None]
 
 
-@pytest.mark.parametrize("case", SAVED, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", MODELS, ids=lambda case: case.name)
 def test_every_model_comes_back(case, tmp_path):
     functions = {f"mine{n}": f for n, f in enumerate(own_functions(case.model.call))}
     for model in (case.model, case.model.astype(jnp.bfloat16)):
@@ -83,33 +84,12 @@ def test_trees(tmp_path):
     assert_close(trees["tree"], tree, 0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Residual(sj.Model):
-    """A kind of model of the user's own."""
-
-    inner: sj.Model
+class Saved(Residual):
+    """A kind of model of the user's own that says what makes it."""
 
     @property
     def call(self):
-        return sj.static_partial(Residual, self.inner)
-
-    @property
-    def input_spec(self):
-        return self.inner.input_spec
-
-    def init(self, key):
-        return self.inner.init(key)
-
-    def initial_state(self, params):
-        return self.inner.initial_state(params)
-
-    def step(self, params, state, x):
-        state, y = self.inner.step(params, state, x)
-        return state, x + y
-
-    def scan(self, params, state, xs, steps, adjoint):
-        state, ys = self.inner.scan(params, state, xs, steps, adjoint)
-        return state, xs + ys
+        return sj.static_partial(Saved, self.inner)
 
 
 Own = namedtuple("Own", "w")
@@ -246,14 +226,14 @@ def test_every_factory_of_the_table_can_be_saved():
             if isinstance(value, sj.Model) and value.call:
                 yield from names(value.call)
 
-    assert {name for case in SAVED for name in names(case.model.call)} == {*FACTORIES}
+    assert {name for case in MODELS for name in names(case.model.call)} == {*FACTORIES}
 
 
 def test_a_kind_of_model_of_ones_own(tmp_path):
-    model = sj.stack(Residual(sj.gru(3, 3)), Residual(sj.dense(3, 3)))
-    sj.save(tmp_path / "f", model, model.init(KEY), functions={"residual": Residual})
-    assert sj.load(tmp_path / "f", functions={"residual": Residual}).model == model
-    with pytest.raises(ValueError, match=r"a factory: expected .* got the class Residual"):
+    model = sj.stack(Saved(sj.gru(3, 3)), Saved(sj.dense(3, 3)))
+    sj.save(tmp_path / "f", model, model.init(KEY), functions={"residual": Saved})
+    assert sj.load(tmp_path / "f", functions={"residual": Saved}).model == model
+    with pytest.raises(ValueError, match=r"a factory: expected .* got the class Saved"):
         sj.save(tmp_path / "f", model, model.init(KEY))
 
 
