@@ -309,6 +309,24 @@ def test_as_exporters_write(body, told, arrays, expected):
     assert_read(graph(body, **told, **arrays), **expected)
 
 
+def test_batch_first_operators_are_the_same():
+    """Which onnxruntime does not have: `layout = 1`."""
+    h = np.repeat(normal(1, 1, 4), BATCH, axis=1)
+    usual = "Y, Yh = GRU <hidden_size = 4> (xs, W, R, B, , h)  ys = Squeeze (Y, one)"
+    first = usual.replace("<hidden_size = 4>", "<hidden_size = 4, layout = 1>")
+    files = [
+        graph(usual, "float[T,2,3] xs", "float[T,2,4] ys", **GRU, **ONE, h=h),
+        graph(first, "float[2,T,3] xs", "float[2,T,4] ys", **GRU, one=[2], h=h.swapaxes(0, 1)),
+    ]
+    (model, params), (other, of_other) = map(sj.interop.onnx.read, files)
+    assert (
+        model
+        == other
+        == sj.gru(3, 4, reset_after=False, learn_initial_state=True, dtype=jnp.float32)
+    )
+    assert_equal(params, of_other)
+
+
 def test_tokens_that_are_reversed_run_backward():
     body = """
         back = Slice (xs, minus, least, first, minus)
