@@ -100,7 +100,7 @@ class Run:
                 return self.layer(node, x, given)
         if unknown:
             states = all(value.is_state for value in unknown)
-            kept = states and node.op_type in (*PLUMBING, "Concat")
+            kept = states and not series and node.op_type in (*PLUMBING, "Concat")
             return [unknown[0] if kept or not states else Unknown(node, False)]
         if not series:
             if not is_computable(node):
@@ -124,9 +124,8 @@ class Run:
         if node.op_type in ("Shape", "Size"):
             return self.evaluate(node, given)
         if node.op_type in PLUMBING and given[0] is series:
-            if node.op_type in ("Cast", "Dropout"):  # in inference: no element is another one
-                trains = any(isinstance(value, np.ndarray) and value.any() for value in given[2:])
-                return [Unknown(node, False) if trains else series]
+            if node.op_type in ("Cast", "Dropout"):
+                return [series if is_identity(node, series, given) else Unknown(node, False)]
             moved = self.evaluate(node, given)
             if node.op_type == "Slice" and moved[0].shape == series.ids.shape and self.cuts(node):
                 return [Unknown(node, False)]
@@ -175,8 +174,7 @@ class Run:
             places = x if x.features is None and not x.layers else None
             if places is None or not x.complete:
                 raise refusal(node, "a series of tokens", "another one")
-            ids = np.arange(x.ids.size).reshape(x.ids.shape)
-            x = x._replace(ids=ids[..., None], features=1)
+            x = x._replace(ids=x.ids[..., None], features=1)
         if node.op_type == "LayerNormalization":
             check_axis(node, self.graph, x.ids.ndim)
         x = x.by_features(node)
@@ -223,6 +221,15 @@ class Run:
         return [made._replace(ids=ids), Unknown(node, True)]
 
 
+def is_identity(node: Any, series: Series, given: list[Value | None]) -> bool:
+    """Of a Cast, to numbers of the same sort; or a Dropout, which in inference does nothing."""
+    if node.op_type == "Dropout":
+        return not any(isinstance(value, np.ndarray) and value.any() for value in given[2:])
+    dtype = onnx("helper").tensor_dtype_to_np_dtype(attributes(node)["to"])
+    sort = np.integer if series.features is None else np.floating
+    return np.issubdtype(dtype, sort)
+
+
 def symbol_of(value: Any, number: int) -> Any:
     """What an axis of an input that may have any size is called."""
     return value.type.tensor_type.shape.dim[number].dim_param or (value.name, number)
@@ -262,7 +269,7 @@ def chain(graph: Graph, reader: NodeReader) -> list[Layer]:
         if isinstance(value, Unknown) and not value.is_state:
             expected = f"nodes that are layers of seqjax; {BY_NAME}"
             raise refusal(value.node, expected, "another one")
-    found = {n: v for n, v in made.items() if isinstance(v, Series) and v.layers and v.complete}
+    found = {n: v for n, v in made.items() if isinstance(v, Series) and v.layers and v.in_order}
     others = [n for n, v in made.items() if n not in found and not isinstance(v, Unknown)]
     if len(found) != 1 or others:
         expected = "one output that is a whole series, and final states"

@@ -88,7 +88,8 @@ def _matched(model: Model, spec: PyTree, theirs: Model, params: PyTree) -> PyTre
             raise _other(model, theirs)
         return params
     kind, options = ours
-    options.pop("activation", None) if kind == "dense" else None
+    if kind == "dense":  # a layer of its own in the file
+        options.pop("activation", None)
     if options.pop("learn_initial_state", False) and not of_file[1].pop("learn_initial_state", 0):
         params = params | {"initial_state": jax.tree.map(_zeros, spec["initial_state"])}
     if ours != of_file:

@@ -42,6 +42,12 @@ class Series(NamedTuple):
         """Whether all steps, series of the batch and features are there, each once."""
         return np.array_equal(np.sort(self.ids, axis=None), np.arange(self.ids.size))
 
+    @property
+    def in_order(self) -> bool:
+        """Whether they also are in their order, along whichever axes."""
+        rising = (np.all(np.diff(self.ids, axis=axis) > 0) for axis in range(self.ids.ndim))
+        return self.complete and all(rising)
+
     def by_features(self, node: Any) -> "Series":
         """The series, whose last axis must be that of all its features."""
         ids = self.ids

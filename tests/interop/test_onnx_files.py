@@ -309,6 +309,43 @@ def test_as_exporters_write(body, told, arrays, expected):
     assert_read(graph(body, **told, **arrays), **expected)
 
 
+def test_batch_first_operators_are_the_same():
+    """Which onnxruntime does not have: `layout = 1`."""
+    h = np.repeat(normal(1, 1, 4), BATCH, axis=1)
+    usual = "Y, Yh = GRU <hidden_size = 4> (xs, W, R, B, , h)  ys = Squeeze (Y, one)"
+    first = usual.replace("<hidden_size = 4>", "<hidden_size = 4, layout = 1>")
+    files = [
+        graph(usual, "float[T,2,3] xs", "float[T,2,4] ys", **GRU, **ONE, h=h),
+        graph(first, "float[2,T,3] xs", "float[2,T,4] ys", **GRU, one=[2], h=h.swapaxes(0, 1)),
+    ]
+    (model, params), (other, of_other) = map(sj.interop.onnx.read, files)
+    assert (
+        model
+        == other
+        == sj.gru(3, 4, reset_after=False, learn_initial_state=True, dtype=jnp.float32)
+    )
+    assert_equal(params, of_other)
+
+
+def test_tokens_that_are_reversed_run_backward():
+    body = """
+        back = Slice (xs, minus, least, first, minus)
+        x = Gather (table, back)
+        Y = GRU <hidden_size = 4> (x, W, R, B)
+        ys = Squeeze (Y, one)
+    """
+    told = {"table": normal(7, 3), "first": np.array([0]), "minus": np.array([-1])}
+    told["least"] = np.array([np.iinfo(np.int64).min])
+    proto = graph(body, "int64[T,N] xs", "float[T,N,4] ys", **GRU, **ONE, **told)
+    with pytest.raises(ValueError, match="of which such are none"):
+        sj.interop.onnx.read(proto)
+    proto.graph.node[-1].output[0] = "y"
+    again = onnx.helper.make_node("Slice", ["y", "minus", "least", "first", "minus"], ["ys"])
+    proto.graph.node.append(again)
+    with pytest.raises(ValueError, match="GRU 'Y': expected layers that run forward"):
+        sj.interop.onnx.read(proto)
+
+
 def test_states_and_lengths_that_are_inputs_are_those_of_unroll():
     body = """
         h0 = Slice (h, first, one)
@@ -467,6 +504,16 @@ REFUSED = {
         },
         "Slice 'x'",
     ),
+    "a reversal of the outputs": (
+        f"{Y} y = Squeeze (Y, one)  ys = Slice (y, minus, least, first, minus)",
+        {
+            "minus": np.array([-1]),
+            "least": np.array([np.iinfo(np.int64).min]),
+            "first": np.array([0]),
+        },
+        "of which such are none",
+    ),
+    "a cast that rounds": (f"x = Cast <to = 7> (xs)  {Y.replace('xs', 'x')} {END}", {}, "Cast 'x'"),
     "the last step": (
         "Y, Yh, Yc = LSTM <hidden_size = 4> (xs, W, R, B)  ys = Squeeze (Yh, one)",
         {},
