@@ -8,9 +8,10 @@ from typing import Any
 
 from seqjax._types import PyTree
 from seqjax.engine.model import Model
-from seqjax.interop import _onnx_read, _onnx_write
 from seqjax.interop._format import Layers
-from seqjax.interop._onnx_layers import fill
+from seqjax.interop._onnx import read as reading
+from seqjax.interop._onnx.layers import fill
+from seqjax.interop._onnx.write import written
 
 __all__ = ["into", "read", "write"]
 
@@ -58,7 +59,7 @@ def read(
     >>> sj.interop.onnx.read(proto)[0] == sj.interop.onnx.read(proto, "lstm_0")[0] == cell
     True
     """
-    return _onnx_read.read(source, node, layers, convention, dtype)
+    return reading.read(source, node, layers, convention, dtype)
 
 
 def into(model: Model, source: Any, node: str = "", *, layers: Layers = None) -> PyTree:
@@ -85,7 +86,7 @@ def into(model: Model, source: Any, node: str = "", *, layers: Layers = None) ->
     >>> sj.interop.onnx.into(model, proto)[2]["kernel"].shape
     (4, 2)
     """
-    return fill(model, _onnx_read.layers_of(source, node, layers))
+    return fill(model, reading.layers_of(source, node, layers))
 
 
 def write(model: Model, params: PyTree) -> Any:
@@ -127,4 +128,4 @@ def write(model: Model, params: PyTree) -> Any:
     >>> [value.name for value in proto.graph.output]
     ['ys', 'final_state.0.h']
     """
-    return _onnx_write.written(model, params)
+    return written(model, params)

@@ -34,14 +34,17 @@ STATES = ("DropoutState", "JordanState", "LSTMState", "MemoryState", "NARXState"
 # also has some that write files.
 FUNCTIONS = {
     "jax.numpy": (
-        *("abs", "arcsinh", "arctan", "cos", "cosh", "exp", "expm1", "floor", "log1p", "negative"),
-        *("reciprocal", "round", "sign", "sin", "sinc", "sinh", "sqrt", "square", "tan", "tanh"),
-        *("clip", "maximum", "minimum"),
+        *("abs", "arcsinh", "arctan", "cos", "cosh", "exp", "expm1", "floor", "log", "log1p"),
+        *("negative", "reciprocal", "round", "sign", "sin", "sinc", "sinh", "sqrt", "square"),
+        *("tan", "tanh", "clip", "maximum", "minimum"),
     ),
     "jax.nn": None,
     "jax.nn.initializers": ("ones", "zeros"),
     "jax.lax": ("cos", "erf", "logistic", "rsqrt", "sin", "stop_gradient", "tanh"),
+    "onnx": ("affine", "elu", "hard_sigmoid", "leaky_relu", "scaled_tanh", "thresholded_relu"),
 }
+# Where those are that `sj.interop.onnx` makes, of which files name only the operator.
+MODULES = {"onnx": "seqjax.interop._onnx.functions"}
 
 
 def tree_of(model: Model, functions: Mapping[str, Callable]) -> Any:
@@ -178,4 +181,4 @@ def _known(path: str) -> Any:
 
 
 def _found(module: str, name: str) -> Any:
-    return getattr(importlib.import_module(module), name, None)
+    return getattr(importlib.import_module(MODULES.get(module, module)), name, None)

@@ -11,7 +11,7 @@ from support.onnx_graphs import onnx, run
 from support.ported import assert_equal, filled
 
 import seqjax as sj
-from seqjax.interop._onnx_functions import function_of
+from seqjax.interop._onnx.functions import function_of
 
 STEPS, BATCH, INPUTS, HIDDEN = 6, 2, 3, 4
 F32 = {"dtype": jnp.float32}
@@ -355,3 +355,16 @@ def test_the_package_is_needed(monkeypatch, name):
     }
     with pytest.raises(ImportError, match=r"needs the package onnx: pip install 'seqjax\[onnx\]'"):
         getattr(sj.interop.onnx, name)(*arguments[name])
+
+
+def test_a_model_of_a_file_is_saved(tmp_path):
+    """Functions that no other library has are saved by the names of the operators."""
+    functions = {"gate_activation": function_of("HardSigmoid", (0.25, 0.5))}
+    functions["activation"] = function_of("ScaledTanh", (1.5, 0.5))
+    cell = sj.lstm(3, 4, **functions)
+    model, params = sj.interop.onnx.read(sj.interop.onnx.write(cell, cell.init(jax.random.key(0))))
+    assert model == cell
+    sj.save(tmp_path / "model", model, params)
+    loaded = sj.load(tmp_path / "model")
+    assert loaded.model == model
+    assert_equal(loaded.params, params)

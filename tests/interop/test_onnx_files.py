@@ -11,7 +11,7 @@ from support.onnx_graphs import graph, onnx, run
 from support.ported import assert_equal
 
 import seqjax as sj
-from seqjax.interop._onnx_functions import function_of
+from seqjax.interop._onnx.functions import function_of
 
 RNG = np.random.default_rng(0)
 STEPS, BATCH, INPUTS, HIDDEN = 6, 2, 3, 4

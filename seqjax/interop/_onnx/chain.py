@@ -14,11 +14,11 @@ import numpy as np
 from seqjax import _checks
 from seqjax.compose.bidirectional import Bidirectional
 from seqjax.interop._names import listed
-from seqjax.interop._onnx_functions import ALONG
-from seqjax.interop._onnx_layouts import INPUTS, POINTWISE
-from seqjax.interop._onnx_nodes import Layer, NodeReader, check_axis, function_layer, refusal
-from seqjax.interop._onnx_series import OtherSize, Series
-from seqjax.interop._onnx_source import (
+from seqjax.interop._onnx.functions import ALONG
+from seqjax.interop._onnx.layouts import INPUTS, POINTWISE
+from seqjax.interop._onnx.nodes import Layer, NodeReader, check_axis, function_layer, refusal
+from seqjax.interop._onnx.series import OtherSize, Series
+from seqjax.interop._onnx.source import (
     Graph,
     attributes,
     evaluate,

@@ -13,7 +13,7 @@ from seqjax.compose.stack import Stack
 from seqjax.engine.model import Model, check_params
 from seqjax.engine.per_model import params_spec
 from seqjax.interop._kinds import kind_of
-from seqjax.interop._onnx_nodes import Layer
+from seqjax.interop._onnx.nodes import Layer
 from seqjax.models.dense import Dense
 from seqjax.models.dropout import Dropout
 from seqjax.models.function import Function

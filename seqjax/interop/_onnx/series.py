@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seqjax.compose.bidirectional import bidirectional
-from seqjax.interop._onnx_nodes import Layer, refusal
+from seqjax.interop._onnx.nodes import Layer, refusal
 
 __all__ = ["OtherSize", "Series"]
 

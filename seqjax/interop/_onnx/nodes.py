@@ -13,7 +13,7 @@ from seqjax.compose.bidirectional import bidirectional
 from seqjax.engine.model import Model
 from seqjax.interop._convention import with_convention
 from seqjax.interop._kinds import make
-from seqjax.interop._onnx_functions import (
+from seqjax.interop._onnx.functions import (
     ACTIVATIONS,
     ALONG,
     DEFAULTS,
@@ -21,8 +21,8 @@ from seqjax.interop._onnx_functions import (
     is_symmetric,
     short,
 )
-from seqjax.interop._onnx_layouts import FUNCTIONS, INPUTS, ONNX, POINTWISE
-from seqjax.interop._onnx_source import Graph, attributes, is_standard, shown
+from seqjax.interop._onnx.layouts import FUNCTIONS, INPUTS, ONNX, POINTWISE
+from seqjax.interop._onnx.source import Graph, attributes, is_standard, shown
 from seqjax.interop._read import as_params, dtype_of
 from seqjax.models.function import as_model
 from seqjax.models.lstm import LSTMState

@@ -11,11 +11,11 @@ from seqjax.compose.bidirectional import Bidirectional
 from seqjax.engine.model import Model
 from seqjax.interop._convention import check_convention, check_met
 from seqjax.interop._format import Layers, check_layers
-from seqjax.interop._onnx_chain import chain
-from seqjax.interop._onnx_functions import ALONG
-from seqjax.interop._onnx_layouts import INPUTS
-from seqjax.interop._onnx_nodes import Layer, NodeReader, check_axis, function_layer
-from seqjax.interop._onnx_source import Graph, find, load
+from seqjax.interop._onnx.chain import chain
+from seqjax.interop._onnx.functions import ALONG
+from seqjax.interop._onnx.layouts import INPUTS
+from seqjax.interop._onnx.nodes import Layer, NodeReader, check_axis, function_layer
+from seqjax.interop._onnx.source import Graph, find, load
 from seqjax.interop._read import stacked, without_params
 from seqjax.models.cell import Cell
 

@@ -13,10 +13,10 @@ from seqjax.engine.model import Model, check_params
 from seqjax.interop._kinds import kind_of
 from seqjax.interop._layout import RECURRENT, Layout, encode
 from seqjax.interop._names import as_numpy
-from seqjax.interop._onnx_functions import is_symmetric, operator_of
-from seqjax.interop._onnx_layers import Leaf, leaves
-from seqjax.interop._onnx_layouts import FUNCTIONS, INPUTS, ONNX
-from seqjax.interop._onnx_source import onnx
+from seqjax.interop._onnx.functions import is_symmetric, operator_of
+from seqjax.interop._onnx.layers import Leaf, leaves
+from seqjax.interop._onnx.layouts import FUNCTIONS, INPUTS, ONNX
+from seqjax.interop._onnx.source import onnx
 from seqjax.interop._write import layouts_of, visit_layer
 from seqjax.models.dense import Dense
 from seqjax.models.function import Function
