@@ -11,7 +11,7 @@ import numpy as np
 from seqjax import _checks
 from seqjax._tree import cast
 
-__all__ = ["call_of", "call_text", "cast_result", "dtypes", "in_dtype", "static_partial"]
+__all__ = ["call_of", "call_text", "cast_result", "dtypes", "in_dtype", "static_partial", "text"]
 
 
 class static_partial(functools.partial):
@@ -79,15 +79,15 @@ def call_text(call: static_partial) -> str:
 
 
 def _arguments(args: tuple, keywords: dict[str, Any]) -> str:
-    return ", ".join([*map(_text, args), *(f"{name}={_text(v)}" for name, v in keywords.items())])
+    return ", ".join([*map(text, args), *(f"{name}={text(v)}" for name, v in keywords.items())])
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
     if isinstance(value, static_partial):
         return f"static_partial({_arguments((value.func, *value.args), value.keywords)})"
     if isinstance(value, np.dtype):
         return value.name
     if type(value) is tuple:
-        return f"({', '.join(map(_text, value))}{',' if len(value) == 1 else ''})"
+        return f"({', '.join(map(text, value))}{',' if len(value) == 1 else ''})"
     name = getattr(value, "__name__", None)
     return name if callable(value) and isinstance(name, str) else repr(value)

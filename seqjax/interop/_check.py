@@ -21,6 +21,10 @@ __all__ = ["check"]
 
 Pair = tuple[Model, PyTree]
 
+ELSEWHERE = (
+    "no other convention makes them match, nor do two together: look at the order of the layers, "
+    "the functions between them and the axes"
+)
 TELLING = "inputs that tell the conventions apart: random ones, more steps"
 LARGE = 1e-2  # an array of smaller numbers may do nothing that shows
 
@@ -94,7 +98,7 @@ def check(
     for convention in others:
         if trial.fits(read, convention, pair):
             raise trial.mismatch(difference, f"they match {_told(convention)}")
-    raise trial.mismatch(difference, "no one or two other conventions match")
+    raise trial.mismatch(difference, ELSEWHERE)
 
 
 class Trial:

@@ -100,7 +100,9 @@ def of_layer(form: Format, inside: Mapping[str, Any], prefix: str, layer: str) -
         at = f"{form.separator}{layer}{form.separator}"
         deeper = [name.partition(at)[0] for name in inside if at in name]
         hint = f" (with prefix={deeper[0]!r} it is one)" if deeper else ""
-        expected = f"a module among {listed(inside)}{hint}"
+        start = below(prefix, form.separator)
+        modules = {name.removeprefix(start).split(form.separator)[0] for name in inside}
+        expected = f"a module among {listed(modules)}{hint}"
         raise ValueError(_checks.mismatch("layers", expected, repr(layer)))
     return some
 

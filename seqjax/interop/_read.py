@@ -157,7 +157,7 @@ def read(
             else:
                 pairs.append(without_params(layer))
         check_used(layers, unused)
-        pair = stacked(pairs)
+        pair = stacked(pairs, layers)
     for name in given:
         if given[name] is not None and name not in reader.met:
             raise ValueError(_checks.mismatch(name, f"None for {pair[0]!r}", repr(given[name])))
@@ -174,9 +174,17 @@ def without_params(layer: Any) -> Pair:
     return model, params
 
 
-def stacked(pairs: list[Pair]) -> Pair:
+def stacked(pairs: list[Pair], layers: Layers = None) -> Pair:
+    """Their stack, in the order that the caller gave, if the file does not tell it."""
     models, params = zip(*pairs, strict=True)
-    return stack(*models), params
+    try:
+        return stack(*models), params
+    except ValueError as error:
+        if layers is None:
+            raise
+        expected = "layers in the order in which they are applied"
+        given = f"{tuple(layers)!r}: {error}"
+        raise ValueError(_checks.mismatch("layers", expected, given)) from None
 
 
 def fits(form: Format, layouts: list[Layout], arrays: Mapping[str, Any]) -> list[Fit]:

@@ -139,7 +139,7 @@ def _modules(
         return [("", model, params)]
     layers = check_layers(layers)
     if not isinstance(model, Stack) or len(layers) != len(model.models):
-        expected = f"names of the layers of {model!r}, one for each"
+        expected = f"one for each of {model!r}: a name, or itself if it has no parameters"
         raise ValueError(_checks.mismatch("layers", expected, repr(layers)))
     modules = []
     for number, (layer, part, values) in enumerate(zip(layers, model.models, params, strict=True)):
@@ -200,6 +200,9 @@ def _reason(
             ours = options.get("reset_after", True)
             return f"its reset gate acts {where[ours]} the matmul, theirs {where[not ours]} it"
     if of_kind:
-        named = (f"{name}={getattr(v, '__name__', v)}" for name, v in options.items())
+        named = (
+            name if value is True else f"{name}={getattr(value, '__name__', value)}"
+            for name, value in options.items()
+        )
         return f"the {kind} of {form.title} has no {', '.join(named)}"
     return "it has no layer of this kind"

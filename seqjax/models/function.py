@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seqjax import _checks
+from seqjax._static import text
 from seqjax._types import Key, PyTree
 from seqjax.engine.model import Model, spec_of
 from seqjax.models._pointwise import Pointwise
@@ -36,8 +37,7 @@ class Function(Pointwise):
     dtype = None
 
     def __repr__(self) -> str:
-        name = getattr(self.function, "__name__", None)
-        return name if isinstance(name, str) else repr(self.function)
+        return text(self.function)
 
     def init(self, key: Key) -> tuple[()]:
         _checks.key("key", key)

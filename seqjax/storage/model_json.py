@@ -146,8 +146,9 @@ def _decode(tree: Any, functions: Mapping[str, Callable]) -> Any:
         case {"given": str(name)} if name in functions:
             return functions[name]
         case {"given": str(name)} | {"call": {"given": str(name)}}:
-            expected = f"{name!r} too, a function of whoever saved the model"
-            raise ValueError(_checks.mismatch("functions", expected, f"{[*functions]}"))
+            expected = f"the function that was saved as {name!r}, functions={{{name!r}: …}}"
+            given = f"only {[*functions]}" if functions else "none"
+            raise ValueError(_checks.mismatch("functions", expected, given))
         case {"state": str(name), "fields": fields} if name in STATES:
             return public(name)(**{key: inner(part) for key, part in fields.items()})
         case {"shape": shape, "dtype": dtype}:

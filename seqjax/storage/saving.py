@@ -119,7 +119,8 @@ def load(path: str | os.PathLike, *, functions: Mapping[str, Callable] | None = 
       functions: those that were given to `save`.
 
     Returns:
-      (model, params, trees), the arrays on JAX's default device.
+      (model, params, trees), the arrays of `params` on JAX's default device. Of the trees, those
+      that were NumPy's are NumPy's again.
 
     Raises:
       ValueError: not a file of `save`, or not a whole one: some of it is missing or was changed;
@@ -128,16 +129,15 @@ def load(path: str | os.PathLike, *, functions: Mapping[str, Callable] | None = 
     """
     path, functions = _check_path(path), _check_functions(functions)
     header, stored = _read(path)
-    arrays = {name: _as_jax(name, array) for name, array in stored.items()}
-    for name in json.loads(header["complex"]):
-        arrays[name] = jax.lax.complex(arrays[name][..., 0], arrays[name][..., 1])
+    arrays = {name: _as_read(name, array, header) for name, array in stored.items()}
     model = model_of(json.loads(header["model"]), functions)
     trees = json.loads(header["trees"])
     spec = params_spec(model)
     names = _named(spec)
     if missing := [name for name in names if name not in arrays]:
         raise ValueError(_checks.mismatch("path", f"arrays of {model!r}", f"none of {missing}"))
-    params = jax.tree.unflatten(jax.tree.structure(spec), [arrays[name] for name in names])
+    leaves = [_as_jax(name, arrays[name]) for name in names]
+    params = jax.tree.unflatten(jax.tree.structure(spec), leaves)
     unpacked = {name: _unpack(tree, arrays) for name, tree in trees.items()}
     return Saved(model, _checks.tree("params", params, spec), unpacked)
 
@@ -150,7 +150,10 @@ def _import(verb: str) -> Any:
 
 
 def _check_path(path: Any) -> Path:
-    return Path(_checks.instance("path", path, (str, os.PathLike), "a path"))
+    path = Path(_checks.instance("path", path, (str, os.PathLike), "a path"))
+    if not path.parent.is_dir():
+        raise ValueError(_checks.mismatch("path", "a file in a folder that exists", f"{path}"))
+    return path
 
 
 def _check_functions(functions: Any) -> Mapping[str, Callable]:
@@ -184,6 +187,12 @@ def _as_numpy(name: str, leaf: Any) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
+def _as_read(name: str, array: np.ndarray, header: Mapping[str, str]) -> np.ndarray:
+    """An array of memory of its own, complex again if it was."""
+    pairs = json.loads(header["complex"])
+    return array[..., 0] + 1j * array[..., 1] if name in pairs else array.copy()
+
+
 def _as_jax(name: str, array: np.ndarray) -> jax.Array:
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
         given = f"{array.dtype.name} in {name}: set jax_enable_x64 for it"
@@ -204,7 +213,7 @@ def _pack(where: str, tree: PyTree, arrays: Arrays) -> Any:
         return tree
     if isinstance(tree, (jax.Array, np.ndarray, np.generic)):
         arrays[where] = _as_numpy(where, tree)
-        return {"array": where}
+        return {"array" if isinstance(tree, jax.Array) else "numpy": where}
     kind = type(tree).__name__
     if (fields := fields_of(tree)) is not None and is_state(tree):
         return {"state": kind, "fields": {key: inner(key, part) for key, part in fields.items()}}
@@ -216,10 +225,12 @@ def _pack(where: str, tree: PyTree, arrays: Arrays) -> Any:
     raise TypeError(_checks.mismatch(where, expected, _checks.describe(tree)))
 
 
-def _unpack(tree: Any, arrays: Mapping[str, jax.Array]) -> PyTree:
+def _unpack(tree: Any, arrays: Arrays) -> PyTree:
     inner = lambda part: _unpack(part, arrays)
     match tree:
         case {"array": str(name)}:
+            return _as_jax(name, arrays[name])
+        case {"numpy": str(name)}:
             return arrays[name]
         case {"state": str(name), "fields": fields} if name in STATES:
             return public(name)(**{key: inner(part) for key, part in fields.items()})
@@ -259,7 +270,9 @@ def _read(path: Path) -> tuple[dict[str, str], Arrays]:
     stated = header.pop("sha256", None)
     if stated != _digest(header, arrays):
         expected = "a file as sj.save wrote it"
-        raise ValueError(_checks.mismatch("path", expected, f"{path}, which was changed since"))
+        raise ValueError(
+            _checks.mismatch("path", expected, f"{path}, which was changed after that")
+        )
     return header, arrays
 
 

@@ -171,7 +171,7 @@ def test_a_claim_that_is_wrong(kind, claim):
 def test_outputs_that_nothing_explains(noise):
     arrays, outputs, options = original("rnn")
     read = functools.partial(sj.interop.torch.read, arrays, **options)
-    with pytest.raises(ValueError, match="off; no one or two other conventions match"):
+    with pytest.raises(ValueError, match="off; no other convention makes them match, nor do two"):
         sj.interop.check(read, outputs + np.float32(noise), XS)
 
 

@@ -144,7 +144,7 @@ def test_biases_of_zeros_where_the_model_has_none():
 def test_what_is_not_written():
     for model, reason in [
         (sj.gru(3, 4, reset_after=False), "its reset gate acts before the matmul, theirs after it"),
-        (sj.lstm(3, 4, projection_size=2), "the lstm of Flax has no projection=True"),
+        (sj.lstm(3, 4, projection_size=2), "the lstm of Flax has no projection"),
         (sj.stack(sj.rnn(3, 4), sj.rnn(4, 4)), "layers: expected a name for each of stack"),
         (sj.bidirectional(sj.rnn(3, 4), merge=jnp.add), "it has concat or sum or mean or product"),
     ]:

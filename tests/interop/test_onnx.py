@@ -304,8 +304,8 @@ def test_a_learned_state_is_not_lost():
 
 REFUSED = [
     (sj.elman(3, 4, **F32), "no gradient passes through its copied state"),
-    (sj.lstm(3, 4, layer_norm=True, **F32), "the lstm of ONNX has no layer_norm=True"),
-    (sj.lstm(3, 4, projection_size=2, **F32), "the lstm of ONNX has no projection=True"),
+    (sj.lstm(3, 4, layer_norm=True, **F32), "the lstm of ONNX has no layer_norm"),
+    (sj.lstm(3, 4, projection_size=2, **F32), "the lstm of ONNX has no projection"),
     (sj.rnn(3, 4, activation=jnp.sin, **F32), "activations that ONNX has in its recurrent"),
     (sj.stack(sj.rnn(3, 4, **F32), jax.nn.gelu), "functions that are operators of ONNX"),
     (sj.stack(sj.rnn(3, 4, **F32), SCALED), "functions that are operators of ONNX"),

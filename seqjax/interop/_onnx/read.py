@@ -30,7 +30,7 @@ def read(
     reader = NodeReader(check_convention(convention), dtype)
     found = layers_of(source, node, layers, reader)
     pairs = [(layer.model, layer.params) for layer in found]
-    pair = pairs[0] if len(pairs) == 1 and layers is None else stacked(pairs)
+    pair = pairs[0] if len(pairs) == 1 and layers is None else stacked(pairs, layers)
     check_met(reader.convention, reader.met, pair[0])
     return pair
 
