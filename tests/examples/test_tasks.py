@@ -87,6 +87,10 @@ def test_what_the_docs_say_of_adding_is_true_of_the_rows():
     learned = {kind for kind, score in scores.items() if score < 1e-3}
     assert learned == {"lstm", "gru", "slstm", "min_gru", "min_lstm", "rg_lru", "memory"}
     assert all(score > 0.16 for kind, score in scores.items() if kind not in learned)
+    assert all(len(row["scores"]) == 3 for row in ROWS["adding_200"].values())
+    assert [score for score in ROWS["adding_200"]["narx"]["scores"].values() if score > 1] == [
+        pytest.approx(190, abs=0.5)
+    ]
 
 
 @pytest.mark.usefixtures("as_a_script")
