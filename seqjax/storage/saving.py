@@ -129,7 +129,8 @@ def load(path: str | os.PathLike, *, functions: Mapping[str, Callable] | None = 
     """
     path, functions = _check_path(path), _check_functions(functions)
     header, stored = _read(path)
-    arrays = {name: _as_read(name, array, header) for name, array in stored.items()}
+    pairs = json.loads(header["complex"])
+    arrays = {name: _as_read(array, name in pairs) for name, array in stored.items()}
     model = model_of(json.loads(header["model"]), functions)
     trees = json.loads(header["trees"])
     spec = params_spec(model)
@@ -187,10 +188,11 @@ def _as_numpy(name: str, leaf: Any) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _as_read(name: str, array: np.ndarray, header: Mapping[str, str]) -> np.ndarray:
-    """An array of memory of its own, complex again if it was."""
-    pairs = json.loads(header["complex"])
-    return array[..., 0] + 1j * array[..., 1] if name in pairs else array.copy()
+def _as_read(array: np.ndarray, is_pair: bool) -> np.ndarray:
+    """An array that may be written to, complex again if it was."""
+    if is_pair:
+        array = array.view(f"complex{16 * array.itemsize}")[..., 0]
+    return array if array.flags.writeable else array.copy()
 
 
 def _as_jax(name: str, array: np.ndarray) -> jax.Array:
@@ -259,12 +261,15 @@ def _read(path: Path) -> tuple[dict[str, str], Arrays]:
     if "format" not in header or "seqjax" not in header:
         expected = "a file that sj.save wrote (sj.interop reads those of other frameworks)"
         raise ValueError(_checks.mismatch("path", expected, f"{path}, by another program"))
-    if int(header["format"]) > FORMAT:
+    if header["format"].isdecimal() and int(header["format"]) > FORMAT:
         expected = f"a file of a version that is not later than this one (format {FORMAT})"
         given = f"{path}, of seqjax {header['seqjax']} (format {header['format']})"
         raise ValueError(_checks.mismatch("path", expected, given))
     arrays = {}
     for name, of_file in found.items():
+        if of_file["dtype"] not in DTYPES:
+            expected = f"arrays of {', '.join(DTYPES.values())}"
+            raise ValueError(_checks.mismatch("path", expected, f"{name}, {of_file['dtype']}"))
         dtype = jnp.dtype(DTYPES[of_file["dtype"]])
         arrays[name] = np.frombuffer(of_file["data"], dtype).reshape(of_file["shape"])
     stated = header.pop("sha256", None)

@@ -74,6 +74,7 @@ def test_trees(tmp_path):
         "a/b": [1, 2.5, True, None, "text", ()],
         "a": {"b": jnp.arange(3, dtype=jnp.bfloat16), "~": np.array(1 + 2j)},
         "empty": jnp.zeros((0, 3)),
+        "complex": np.array([complex(-0.0, np.inf), complex(np.inf, -0.0)], np.complex64),
         "big-endian": np.arange(3, dtype=">i4"),
         "of another order": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
     }
