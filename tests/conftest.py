@@ -37,7 +37,9 @@ FAST = (
     "engine/test_schedule.py::test_on_a_cpu",
     "laws/test_gradients.py::test_rule_equals_autodiff_of_a_plain_scan[BPTT(chunk=None",
     "models/test_bidirectional.py::test_it_is_two_runs",
-    "storage/test_saving.py",
+    "storage/test_saving.py::test_a_damaged_file",
+    "storage/test_saving.py::test_files_of_each_release",
+    "storage/test_saving.py::test_trees",
     "models/test_torch_reference.py::test_outputs_states_and_gradients_are_those_of_pytorch",
 )
 
