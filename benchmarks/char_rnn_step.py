@@ -52,7 +52,7 @@ def draw():
     return weights, states, tokens
 
 
-def of_seqjax(weights):
+def of_seqjax():
     """The model as examples/char_rnn.py makes it."""
     model = sj.stack(
         sj.embed(VOCABULARY, FEATURES),
@@ -126,13 +126,28 @@ class Torch:
         self.tokens = as_torch(tokens).long()
         self.states = [[as_torch(leaf)[None] for leaf in state] for state in states]
 
-    def update(self):
+    def backward(self):
         ys = self.embed(self.tokens[:, :-1])
         for lstm, state in zip(self.lstms, self.states, strict=True):
             ys = lstm(ys, tuple(state))[0]
         scores = self.readout(ys).flatten(0, 1)
         self.optimizer.zero_grad()
         torch.nn.functional.cross_entropy(scores, self.tokens[:, 1:].flatten()).backward()
+
+    def gradients(self):
+        """In the structure of the shared weights."""
+        self.backward()
+        of = lambda parameter: parameter.grad.numpy()
+        layers = [
+            {"kernel": of(lstm.weight_ih_l0).T, "recurrent_kernel": of(lstm.weight_hh_l0).T}
+            | {"bias": of(lstm.bias_ih_l0)}
+            for lstm in self.lstms
+        ]
+        readout = {"kernel": of(self.readout.weight).T, "bias": of(self.readout.bias)}
+        return {"embed": of(self.embed.weight), "layers": layers, "readout": readout}
+
+    def update(self):
+        self.backward()
         torch.nn.utils.clip_grad_norm_(self.params, CLIP)
         self.optimizer.step()
 
@@ -145,7 +160,7 @@ def main():
     weights, states, tokens = draw()
     calls, expected = {}, None
     for name in LIBRARIES:
-        logits, convert = of_seqjax(weights) if name == "seqjax" else of_library(name, weights)
+        logits, convert = of_seqjax() if name == "seqjax" else of_library(name, weights)
         optimizer, loss, update = training(logits)
         # In terms of the weights that all share: each library's are a linear function of them.
         through = lambda w, loss=loss, convert=convert: loss(convert(w), tokens, states)
@@ -161,6 +176,7 @@ def main():
         compiled = jax.jit(update).lower(*at).compile()
         calls[name, "all"] = lambda compiled=compiled, at=at: compiled(*at)
     of_torch = Torch(weights, states, tokens)
+    compare.check_equal("torch", of_torch.gradients(), expected)
     calls["torch", "all"] = of_torch.update
     times = interleaved(calls, options.seconds)
     on = lambda which: rounded({name: t for (name, w), t in times.items() if w == which})

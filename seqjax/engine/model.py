@@ -96,7 +96,8 @@ class Model(abc.ABC):
         return None
 
     def __repr__(self) -> str:
-        return object.__repr__(self) if self.call is None else call_text(self.call)
+        call = self.call
+        return object.__repr__(self) if call is None else call_text(call)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

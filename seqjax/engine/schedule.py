@@ -31,10 +31,10 @@ def schedule(
     and benchmarks/memory.py. Elsewhere there is no such cache, and every chunk is one more launch.
     """
     store: Store = "states" if preactivation_bytes <= 512 else "preactivations"
-    if backend == "cpu" and isinstance(steps, int) and preactivation_bytes <= 2048 * batch:
-        store = "states" if steps * preactivation_bytes > 40_000_000 else store
     if backend != "cpu" or not isinstance(steps, int) or preactivation_bytes == 0:
         return None, store  # a symbolic number of steps, in `jax.export`, cannot be divided
+    if preactivation_bytes <= 2048 * batch and steps * preactivation_bytes > 40_000_000:
+        store = "states"
     about = max(8, 2_000_000 // preactivation_bytes)
     if steps * preactivation_bytes <= 6_500_000:
         if preactivation_bytes <= state_bytes or steps * preactivation_bytes <= 1_000_000:

@@ -94,13 +94,12 @@ def check_layers(layers: Any) -> tuple[str | Callable | Model, ...]:
 
 def of_layer(form: Format, inside: Mapping[str, Any], prefix: str, layer: str) -> dict[str, Any]:
     """The arrays of one of the modules below a prefix."""
-    module = below(prefix, form.separator) + layer
-    some = under(dict(inside), module, form.separator)
+    start = below(prefix, form.separator)
+    some = under(dict(inside), start + layer, form.separator)
     if not some:
         at = f"{form.separator}{layer}{form.separator}"
         deeper = [name.partition(at)[0] for name in inside if at in name]
         hint = f" (with prefix={deeper[0]!r} it is one)" if deeper else ""
-        start = below(prefix, form.separator)
         modules = {name.removeprefix(start).split(form.separator)[0] for name in inside}
         expected = f"a module among {listed(modules)}{hint}"
         raise ValueError(_checks.mismatch("layers", expected, repr(layer)))

@@ -26,7 +26,6 @@ def unfit(form: Format, layouts: list[Layout], arrays: Mapping[str, Any]) -> Val
             _checks.mismatch("arrays", f"a layer that {form.title} has", listed(arrays))
         )
     by_name = [layout for layout in layouts if layout.home(arrays, form.separator) is not None]
-    home = common_home(arrays, form.separator)
     if by_name:
         shapes = "; ".join(dict.fromkeys(_shapes(x, len(by_name) == 1) for x in by_name))
         expected = f"shapes of {form.title}: {shapes}"
@@ -35,6 +34,7 @@ def unfit(form: Format, layouts: list[Layout], arrays: Mapping[str, Any]) -> Val
         (layout.differences(arrays, form.separator) for layout in layouts),
         key=lambda pair: len(pair[0]) + len(pair[1]),
     )
+    home = common_home(arrays, form.separator)
     several = _modules(form, home, arrays) if len(unknown) == len(arrays) else []
     if several:
         prefix = home.removesuffix(form.separator)

@@ -160,7 +160,7 @@ class Cell(StreamedModel):
             object.__setattr__(self, name, derived.get(name))
 
     def __repr__(self) -> str:
-        return f"<{self.name}>" if self.call is None else super().__repr__()
+        return f"<{self.name}>" if isinstance(self.name, str) else super().__repr__()
 
     @property
     def call(self) -> static_partial | None:

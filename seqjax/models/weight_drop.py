@@ -54,9 +54,10 @@ def weight_drop(
     for name in wanted:
         _checks.instance("names", name, str, "a tuple of strings")
     found = jax.tree_util.tree_leaves_with_path(params)
-    missing = [name for name in wanted if not any(_name(path) == name for path, _ in found)]
+    known = {_name(path) for path, _ in found}
+    missing = [name for name in wanted if name not in known]
     if missing or not wanted:
-        there = sorted({_name(path) for path, _ in found if isinstance(_name(path), str)})
+        there = sorted(name for name in known if isinstance(name, str))
         expected = f"some of the names of these parameters, {', '.join(there) or 'which have none'}"
         given = ", ".join(map(repr, missing)) or "none"
         raise ValueError(_checks.mismatch("names", expected, given))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import export as jax_export
 
 from seqjax import _checks
-from seqjax._tree import fields_of
+from seqjax._tree import fields_of, length_of
 from seqjax._types import PyTree
 from seqjax.engine.model import Model, check_params
 from seqjax.engine.unroll import unroll
@@ -89,8 +89,7 @@ def export(
     one = _leading(spec, batch)
 
     def initial_state(x: PyTree) -> PyTree:
-        number = jax.tree.leaves(x)[0].shape[0]
-        return _plain(jax.vmap(model.initial_state, None, axis_size=number)(params))
+        return _plain(jax.vmap(model.initial_state, None, axis_size=length_of(x))(params))
 
     def run(state: PyTree, xs: PyTree, length: jax.Array) -> tuple[PyTree, PyTree]:
         one_series = lambda s, x, n: unroll(model, params, x, s, length=n)

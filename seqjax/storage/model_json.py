@@ -19,9 +19,10 @@ from seqjax import _checks
 from seqjax._static import cast_result, in_dtype, static_partial
 from seqjax._tree import fields_of
 from seqjax.engine.model import Model
+from seqjax.interop._onnx.functions import MADE
 from seqjax.models.function import Function
 
-__all__ = ["STATES", "is_state", "model_of", "public", "tree_of"]
+__all__ = ["STATES", "model_of", "public", "state_fields", "tree_of"]
 
 FACTORIES = (
     *("bidirectional", "branches", "feedback", "residual", "stack", "zoneout"),
@@ -41,10 +42,10 @@ FUNCTIONS = {
     "jax.nn": None,
     "jax.nn.initializers": ("ones", "zeros"),
     "jax.lax": ("cos", "erf", "logistic", "rsqrt", "sin", "stop_gradient", "tanh"),
-    "onnx": ("affine", "elu", "hard_sigmoid", "leaky_relu", "scaled_tanh", "thresholded_relu"),
+    "onnx": tuple(function.__name__ for function in MADE.values()),
 }
 # Where those are that `sj.interop.onnx` makes, of which files name only the operator.
-MODULES = {"onnx": "seqjax.interop._onnx.functions"}
+MODULES = {"onnx": MADE["Affine"].__module__}
 
 
 def tree_of(model: Model, functions: Mapping[str, Callable]) -> Any:
@@ -84,7 +85,7 @@ def _encode(where: str, value: Any, functions: Mapping[str, Callable]) -> Any:
     if isinstance(value, jax.ShapeDtypeStruct):
         return {"shape": list(value.shape), "dtype": _checks.dtype_name(value.dtype)}
     inner = lambda key, part: _encode(f"{where}, {key}", part, functions)
-    if (fields := fields_of(value)) is not None and is_state(value):
+    if (fields := state_fields(value)) is not None:
         parts = {name: inner(name, part) for name, part in fields.items()}
         return {"state": type(value).__name__, "fields": parts}
     if type(value) is tuple:
@@ -163,9 +164,10 @@ def public(name: str) -> Any:
     return getattr(sys.modules["seqjax"], name)
 
 
-def is_state(value: Any) -> bool:
-    """Whether it is one of the states that have a class of seqjax."""
-    return type(value).__name__ in STATES and type(value) is public(type(value).__name__)
+def state_fields(value: Any) -> dict[str, Any] | None:
+    """The fields of a state that has a class of seqjax; None of anything else."""
+    name = type(value).__name__
+    return fields_of(value) if name in STATES and type(value) is public(name) else None
 
 
 def _listed(name: str, names: tuple[str, ...] | None) -> bool:

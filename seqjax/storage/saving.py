@@ -15,11 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import _checks
-from seqjax._tree import fields_of
 from seqjax._types import PyTree
 from seqjax.engine.model import Model, check_params
 from seqjax.engine.per_model import params_spec
-from seqjax.storage.model_json import STATES, is_state, model_of, public, tree_of
+from seqjax.storage.model_json import STATES, model_of, public, state_fields, tree_of
 
 __all__ = ["Saved", "load", "save"]
 
@@ -140,7 +139,7 @@ def load(path: str | os.PathLike, *, functions: Mapping[str, Callable] | None = 
     leaves = [_as_jax(name, arrays[name]) for name in names]
     params = jax.tree.unflatten(jax.tree.structure(spec), leaves)
     unpacked = {name: _unpack(tree, arrays) for name, tree in trees.items()}
-    return Saved(model, _checks.tree("params", params, spec), unpacked)
+    return Saved(model, check_params(model, params), unpacked)
 
 
 def _import(verb: str) -> Any:
@@ -217,7 +216,7 @@ def _pack(where: str, tree: PyTree, arrays: Arrays) -> Any:
         arrays[where] = _as_numpy(where, tree)
         return {"array" if isinstance(tree, jax.Array) else "numpy": where}
     kind = type(tree).__name__
-    if (fields := fields_of(tree)) is not None and is_state(tree):
+    if (fields := state_fields(tree)) is not None:
         return {"state": kind, "fields": {key: inner(key, part) for key, part in fields.items()}}
     if type(tree) is list or type(tree) is tuple:
         return {kind: [inner(number, part) for number, part in enumerate(tree)]}

@@ -51,8 +51,8 @@ def test_every_model_comes_back(case, tmp_path):
         if case.name == "memory" and model is not case.model:
             continue  # its call does not say that its initial parameters are cast: refused, below
         params = model.init(KEY)
-        state = None if case.name in ("own-step", "stack-with-own", "stochastic") else True
-        state = state and model.initial_state(params)
+        with_keys = case.name in ("own-step", "stack-with-own", "stochastic")
+        state = None if with_keys else model.initial_state(params)
         file = tmp_path / "model"
         sj.save(file, model, params, functions=functions, state=state)
         loaded = sj.load(file, functions=functions)

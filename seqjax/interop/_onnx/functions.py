@@ -13,6 +13,7 @@ __all__ = [
     "ACTIVATIONS",
     "ALONG",
     "DEFAULTS",
+    "MADE",
     "function_of",
     "is_symmetric",
     "operator_of",

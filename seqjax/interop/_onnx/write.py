@@ -73,9 +73,9 @@ class Writer:
             arrays = {part: as_numpy(f"params[{part!r}]", a) for part, a in arrays.items()}
             sides.append((options, layout, encode(ONNX.title, layout, arrays)))
 
-        activation = getattr(model, "activation", None) if isinstance(model, Dense) else None
-        if isinstance(model, Dense):
-            model = dataclasses.replace(model, activation=None)
+        activation = None
+        if isinstance(model, Dense):  # the function is a node of its own
+            activation, model = model.activation, dataclasses.replace(model, activation=None)
         visit_layer(ONNX, model, leaf.params, number, visit)
         kind = sides[0][1].kind
         if kind in RECURRENT:
