@@ -103,7 +103,7 @@ def measure(kind: str, network: str, shape: tuple, seconds: float) -> list:
         for at in (weights, xs, state, cotangent), split(weights, xs, state, cotangent):
             if at is not None:
                 check_equal(name, jax.jit(gradient_at(through))(*at), grads)
-    check_equal("torch", torch.forward().numpy(), ys)
+    check_equal("torch", torch.forward().cpu().numpy(), ys)
     check_equal("torch", torch.gradient_of_weights(), grads)
 
     matmul = 2 * steps * batch * 2 * size * peers.GATES[kind] * size * len(weights)

@@ -118,7 +118,9 @@ class Torch:
         options = {"bidirectional": True} if both else {"num_layers": number}
         make = getattr(torch.nn, problem.kind.upper())
         self.layer = make(size, size, batch_first=True, **options)
-        as_torch = lambda a: torch.tensor(jax.device_get(a))
+        place = "cpu" if jax.default_backend() == "cpu" else "cuda"
+        self.layer.to(place)
+        as_torch = lambda a: torch.tensor(jax.device_get(a), device=place)
         self.names = ["l0", "l0_reverse"] if both else [f"l{n}" for n in range(number)]
         with torch.no_grad():
             for name, weights in zip(self.names, problem.weights, strict=True):
@@ -130,7 +132,7 @@ class Torch:
         stacked = [jnp.stack(leaves) for leaves in zip(*problem.state, strict=True)]
         self.state = [as_torch(s).contiguous().requires_grad_() for s in stacked]
         self.cotangent = as_torch(problem.cotangent)
-        self.lengths = as_torch(problem.lengths).long() if network == "ragged" else None
+        self.lengths = as_torch(problem.lengths).long().cpu() if network == "ragged" else None
 
     def part(self, what, name):
         return getattr(self.layer, f"{what}_{name}")
@@ -156,7 +158,7 @@ class Torch:
 
     def gradient_of_weights(self):
         """In the structure of the shared weights, then xs and state."""
-        found = iter([g.numpy() for g in self.gradient()])
+        found = iter([g.cpu().numpy() for g in self.gradient()])
         weights = [
             {"bias": next(found), "kernel": next(found).T, "recurrent_kernel": next(found).T}
             for _ in self.names

@@ -74,7 +74,7 @@ def native_peer(kind, weights):
     return Peer(apply, seqjax_peer(kind, weights).convert)
 
 
-def plain_scan(kind, weights):
+def plain_scan(kind, weights, unroll=1):
     """`lax.scan` over the whole step, batched by hand."""
     _, hidden = sizes(weights)
 
@@ -96,8 +96,8 @@ def plain_scan(kind, weights):
         return (h,), h
 
     def apply(params, xs, state):
-        ys = lax.scan(lambda s, x: step(params, s, x), tuple(state), jnp.swapaxes(xs, 0, 1))[1]
-        return jnp.swapaxes(ys, 0, 1)
+        xs, run = jnp.swapaxes(xs, 0, 1), partial(step, params)
+        return jnp.swapaxes(lax.scan(run, tuple(state), xs, unroll=unroll)[1], 0, 1)
 
     return Peer(apply, lambda weights: weights)
 

@@ -275,6 +275,41 @@ def test_the_table_of_linear_recurrences_is_that_of_the_committed_results():
     assert f"jax {report['jax']}; `benchmarks/affine.py`" in BENCHMARKS
 
 
+def test_what_is_said_of_a_gpu_is_true_of_the_committed_results():
+    report = json.loads((ROOT / "benchmarks" / "results" / "gpu_nvidia_h200.json").read_text())
+    peers, cudnn = ("flax nnx", "haiku"), ("cuDNN, jax", "torch")
+    layer = ("seqjax", "plain scan", "plain scan, unroll=8", *peers, *cudnn)
+    linear = ("associative", "loop", "loop, captured", "lax.scan", "lax.associative_scan")
+    ratios = {}
+    for row in report["rows"]:
+        ms = row["ms"]
+        kind, what = row["what"].split(", ")
+        names = (*linear, "streaming") if kind == "h alone" else layer
+        cells = [] if kind == "h alone" else [kind]
+        cells += [", ".join(map(str, row["shape"])), what]
+        cells += [f"{ms[name]:.3g}" if name in ms else "–" for name in names]
+        assert f"| {' | '.join(cells)} |" in BENCHMARKS
+        if kind != "h alone":
+            for name, time in ms.items():
+                ratios.setdefault((what, name), []).append(time / ms["seqjax"])
+            best = min(ms.get(name, float("inf")) for name in peers)
+            ratios.setdefault((what, "peer"), []).append(best / ms["seqjax"])
+    between = lambda *of: f"{min(ratios[of]):.1f} to {max(ratios[of]):.1f}"
+    words = " ".join(BENCHMARKS.split())
+    said = between("gradient", "peer"), between("gradient", "torch")
+    assert "peers takes {} times the time of seqjax, PyTorch {} times".format(*said) in words
+    assert f"takes the best JAX peer {said[0]} times as long" in " ".join(README.split())
+    said = between("forward", "peer"), between("forward", "torch")
+    assert "Forward alone they take {} and {} times".format(*said) in words
+    one, eight = "seqjax, store=preactivations, unroll=1", "seqjax, store=preactivations"
+    pairs = zip(ratios["gradient", one], ratios["gradient", eight], strict=True)
+    ratios["gradient", "unrolled"] = [a / b for a, b in pairs]
+    said = between("forward", "seqjax, unroll=1"), between("gradient", "unrolled")
+    assert "{} times as fast as one forward, {} times with the gradient".format(*said) in words
+    versions = (f"{name} {report['versions'][name]}" for name in ("jax", "flax", "torch"))
+    assert f"{', '.join(versions)}; `benchmarks/gpu.py`" in words
+
+
 def test_what_is_said_of_the_character_model_is_true_of_the_committed_results():
     path = ROOT / "benchmarks" / "results" / "char_rnn_vs_torch.json"
     found = json.loads(path.read_text())["results"]

@@ -1,12 +1,12 @@
 """The mutation test: every term of every hand-written rule is noticed by the suite.
 
-    python tools/mutate.py [-k PATTERN] [--list] [--quick] [--tests TEST …] [--jobs N]
+    python tools/mutate.py [-k PATTERN] [--sample N] [--list] [--quick] [--tests TEST …] [--jobs N]
 
 Each mutant changes one thing in one rule (a sign, a term, a factor, a gate, a branch). It is
 put into a copy of `seqjax/` and `tests/` in a temporary directory and the suite is run on the
-copy, at first the tests that are likely to notice, then, if they pass, all of it. Without -k
-the table is written to tools/mutation.txt. Exits with 1 if a mutant survives that is not listed
-in `EQUIVALENT`.
+copy, at first the tests that are likely to notice, then, if they pass, all of it. Of all mutants
+(no -k, no --sample) the table is written to tools/mutation.txt. Exits with 1 if a mutant survives
+that is not listed in `EQUIVALENT`.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import copy
 import multiprocessing
 import os
 import pathlib
+import random
 import re
 import shutil
 import sys
@@ -573,6 +574,7 @@ class Bench:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-k", default="", help="only mutants whose path, rule or text match")
+    parser.add_argument("--sample", type=int, help="only so many of them, drawn at random")
     parser.add_argument("--list", action="store_true", help="only print the mutants")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument(
@@ -583,6 +585,8 @@ def main() -> int:
     mutants = [m for path in RULES for m in mutants_of(path)]
     mutants = [m for m in mutants if re.search(options.k, f"{m.path} {m.key}")]
     mutants = list({(m.path, m.source): m for m in mutants}.values())
+    if options.sample is not None:
+        mutants = random.Random(0).sample(mutants, min(options.sample, len(mutants)))
     if options.list:
         print(*(f"{m.path}:{m.line} {m.key}" for m in mutants), f"{len(mutants)} mutants", sep="\n")
         return 0
@@ -611,7 +615,7 @@ def main() -> int:
     lines += [f"{m.path}:{m.line}  {m.key}  |  {m.equivalent}" for m in skipped]
     count = f"{len(mutants)} mutants, {noticed} noticed"
     print(count)
-    if not options.k:
+    if not options.k and options.sample is None:
         REPORT.write_text("\n".join([*lines, "", count, ""]))
     return int(noticed < len(mutants))
 

@@ -20,13 +20,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqjax import _checks
-from seqjax._tree import at_step, is_inexact, where, wide_dtype
+from seqjax._tree import at_step, is_inexact, length_of, where, wide_dtype
 from seqjax._types import Coefficients, Project, PyTree
 from seqjax.engine.across import Across, entered, of_first, of_last
 from seqjax.engine.bound import clipped
 from seqjax.engine.bptt import PREACTIVATIONS, STATES, named, outside
 from seqjax.engine.cotangents import inexact, instantiate
 from seqjax.engine.recurrence import Recurrence, Steps, over_steps, vary_with
+from seqjax.engine.schedule import unroll
 from seqjax.ops.hoist import hoist
 from seqjax.ops.shift import shifted
 
@@ -159,7 +160,7 @@ def forward(parallel: bool, a: list, b: list, state: list) -> tuple[list, list]:
         h_t = [a * h + b for a, h, b in zip(rest(series_t), h_prev, b_t, strict=True)]
         return h_t, h_t
 
-    return lax.scan(step, state, (series, b))
+    return lax.scan(step, state, (series, b), unroll=_unroll(b))
 
 
 def backward(
@@ -186,10 +187,13 @@ def backward(
         return (where(cut_t, [jnp.zeros_like(a) for a in a_t], a_t), lam), lam
 
     ones = [jnp.ones_like(d) for d in d_last]
-    (a_first, lam_first), lam = lax.scan(
-        step, (ones, d_last), (series, d_states, cut), reverse=True
-    )
+    inputs, at_once = (series, d_states, cut), _unroll(d_states)
+    (a_first, lam_first), lam = lax.scan(step, (ones, d_last), inputs, reverse=True, unroll=at_once)
     return [a * lam for a, lam in zip(a_first, lam_first, strict=True)], lam
+
+
+def _unroll(series: list) -> int:
+    return unroll(length_of(series), jax.default_backend())
 
 
 def _with_time(a: list, series: list) -> list:

@@ -10,11 +10,12 @@ from typing import Any
 import jax
 from jax import lax
 
-from seqjax._tree import where
+from seqjax._tree import length_of, where
 from seqjax._types import PyTree
 from seqjax.engine.cotangents import zeros
 from seqjax.engine.history import History
 from seqjax.engine.recurrence import Steps
+from seqjax.engine.schedule import unroll
 from seqjax.ops.hoist import Hoisted
 
 __all__ = ["forward_scan", "reverse_scan"]
@@ -42,7 +43,9 @@ def forward_scan(
             state = where(valid_t, state, entering)
         return state, (history.newest(state), z_t if keep_z else None)
 
-    last, (states, z) = lax.scan(step, state, (u, steps.valid, steps.reset))
+    inputs = u, steps.valid, steps.reset
+    at_once = unroll(length_of(inputs), jax.default_backend())
+    last, (states, z) = lax.scan(step, state, inputs, unroll=at_once)
     return last, states, z
 
 
@@ -92,7 +95,8 @@ def reverse_scan(
     inputs = d_states, local, steps
     # If only the last state of a linear recurrence is used, there may be nothing to scan over.
     length = None if jax.tree.leaves(inputs) else time
+    at_once = unroll(time, jax.default_backend())
     (d_state, d_reset_state), dz = lax.scan(
-        step, (lam, d_reset_state), inputs, length=length, reverse=True
+        step, (lam, d_reset_state), inputs, length=length, reverse=True, unroll=at_once
     )
     return d_state, d_reset_state, dz

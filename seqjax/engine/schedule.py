@@ -7,7 +7,17 @@ import jax
 from seqjax._types import PyTree
 from seqjax.ops._jax import mapped_size
 
-__all__ = ["SCANS", "STORES", "Scan", "Store", "batch_size", "divisor", "in_parallel", "schedule"]
+__all__ = [
+    "SCANS",
+    "STORES",
+    "Scan",
+    "Store",
+    "batch_size",
+    "divisor",
+    "in_parallel",
+    "schedule",
+    "unroll",
+]
 
 Store = Literal["states", "preactivations", "chunk_starts"]
 STORES = get_args(Store)
@@ -28,9 +38,12 @@ def schedule(
     pre-activations again costs a matmul, to store them memory traffic: the matmul is cheaper where
     a step is tiny, and where the units are few and the series too long for any cache (there it
     takes 0.8 to 1 times the time, and a third of the memory). Measured in benchmarks/schedule.py
-    and benchmarks/memory.py. Elsewhere there is no such cache, and every chunk is one more launch.
+    and benchmarks/memory.py.
+    Elsewhere there is no such cache, and every chunk is one more launch. On a GPU, too, a matmul
+    over all steps is cheaper than to store what each of them formed: benchmarks/gpu.py.
     """
-    store: Store = "states" if preactivation_bytes <= 512 else "preactivations"
+    cheap = backend == "gpu" or preactivation_bytes <= 512
+    store: Store = "states" if cheap else "preactivations"
     if backend != "cpu" or not isinstance(steps, int) or preactivation_bytes == 0:
         return None, store  # a symbolic number of steps, in `jax.export`, cannot be divided
     if preactivation_bytes <= 2048 * batch and steps * preactivation_bytes > 40_000_000:
@@ -53,6 +66,17 @@ def in_parallel(steps: int, backend: str) -> bool:
     """
     # A symbolic number of steps, in `jax.export`, cannot be halved.
     return backend != "cpu" and isinstance(steps, int) and steps > 16
+
+
+def unroll(steps: int, backend: str) -> int:
+    """How many steps an iteration of a compiled loop has: the `unroll` of `lax.scan`.
+
+    On a GPU each operation of an iteration is a launch, and so is each array that it writes a part
+    of: eight steps share these. On a CPU there is nothing to share, and the program is larger.
+    Measured in benchmarks/gpu.py.
+    """
+    # A symbolic number of steps, in `jax.export`, cannot be divided.
+    return 8 if backend == "gpu" and isinstance(steps, int) else 1
 
 
 def divisor(steps: int, about: int, most: int) -> int | None:

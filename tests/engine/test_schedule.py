@@ -9,7 +9,7 @@ from support.oracles import gradient
 from support.table import a_few_now, problem
 
 import seqjax as sj
-from seqjax.engine.schedule import batch_size, divisor, schedule
+from seqjax.engine.schedule import batch_size, divisor, schedule, unroll
 
 I = 3  # noqa: E741
 
@@ -59,8 +59,8 @@ def test_on_a_cpu_chunks_fit_the_cache_and_elsewhere_there_are_none():
     assert schedule(10**6, 512, 512, 1, "cpu") == (4000, "states")
     assert schedule(128, 10**9, 10**9, 1, "cpu") == (8, "preactivations")
     assert schedule(10**9, 0, 0, 1, "cpu") == (None, "states")
-    for backend in ("gpu", "tpu"):
-        assert schedule(10**6, 4 * size, 2 * size, 1, backend) == (None, "preactivations")
+    for backend, store in (("gpu", "states"), ("tpu", "preactivations")):
+        assert schedule(10**6, 4 * size, 2 * size, 1, backend) == (None, store)
 
 
 def test_a_series_of_gates_that_fits_is_cut_in_four_if_it_is_long():
@@ -162,3 +162,28 @@ def test_its_choice_is_right_over_several_chunks(case, monkeypatch):
     at = problem(case.model, 8)
     ours, theirs = (gradient(case.model, adjoint=a)(*at) for a in (sj.BPTT(), sj.Autodiff()))
     assert_close(ours, theirs, 1e-10)
+
+
+@pytest.mark.parametrize("steps", [1, 8, 11, 24])
+@pytest.mark.parametrize("model", [sj.lstm(I, 4), sj.lru(I, 4, 4)], ids=["lstm", "lru"])
+def test_several_steps_at_once(monkeypatch, model, steps):
+    """As on a GPU: an iteration has eight steps, and a rest is left over or not."""
+    scan = "loop" if model.divisible else None
+    params = model.init(jax.random.key(0))
+    xs, weights = jax.random.normal(jax.random.key(1), (2, steps, I))
+    weights = weights[:, :1]
+    mask, reset = jnp.arange(steps) != 5, jnp.arange(steps) == 9
+
+    def loss(adjoint):
+        run = lambda p, xs: sj.unroll(model, p, xs, mask=mask, reset=reset, adjoint=adjoint)[1]
+        return jax.value_and_grad(lambda p, xs: jnp.sum(weights * run(p, xs)), (0, 1))(params, xs)
+
+    expected = loss(sj.Autodiff())
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    jaxpr = jax.make_jaxpr(lambda: loss(sj.BPTT(scan=scan)))()
+    assert "unroll=8" in str(jaxpr)
+    assert_close(loss(sj.BPTT(scan=scan)), expected, 1e-12)
+
+
+def test_steps_at_once():
+    assert [unroll(100, backend) for backend in ("cpu", "gpu", "tpu")] == [1, 8, 1]
