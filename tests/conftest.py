@@ -43,6 +43,40 @@ FAST = (
     "models/test_torch_reference.py::test_outputs_states_and_gradients_are_those_of_pytorch",
 )
 
+# Of what takes longest: by default another case, or another test of the same code, stands for it.
+SLOW = (
+    "engine/test_across.py::test_other_ways",
+    "engine/test_across.py::test_the_parts_are_the_whole[deep]",
+    "engine/test_affine.py::test_a_hundred_thousand_steps_are_exact_to_a_bound[0",
+    "engine/test_affine.py::test_second_order[associative-lru]",
+    "engine/test_affine.py::test_second_order[loop-min-gru]",
+    "engine/test_hlo.py::test_chunks_and_what_they_store_order_the_memory[slstm]",
+    "engine/test_hlo.py::test_memory_grows_as_the_root_of_time_with_chunk_starts[lstm]",
+    "engine/test_hlo.py::test_memory_grows_as_the_root_of_time_with_chunk_starts[slstm]",
+    "engine/test_hlo.py::test_no_weight_gradient_per_example[gru-24-16-48]",
+    "engine/test_hlo.py::test_no_weight_gradient_per_example[lstm-large]",
+    "examples/test_silverbox.py::test_scoring[1",
+    "laws/test_distributed.py::test_a_batch_over_eight_devices",
+    "laws/test_distributed.py::test_parameters_that_are_not_on_the_mesh_of_the_batch",
+    "laws/test_export.py::test_any_batch_and_any_length[narx-chunks]",
+    "laws/test_export.py::test_any_batch_and_any_length[stack-chunks]",
+    "laws/test_half_precision.py::test_pooled_gradients_are_those_of_float64[bidirectional",
+    "laws/test_loss_of_the_state.py::test_a_linear_recurrence[narx",
+    "laws/test_loss_of_the_state.py::test_every_model[bidirectional]",
+    "laws/test_options.py::test_all_options_at_once[bidirectional]",
+    "laws/test_options.py::test_all_options_at_once[stochastic]",
+    "laws/test_second_order.py::test_a_model_inside_an_own_step_keeps_its_second_order",
+    "laws/test_second_order.py::test_second_order[bidirectional]",
+    "laws/test_second_order.py::test_second_order[narx]",
+    "laws/test_values.py::test_a_loop_of_models_keeps_nothing_alive",
+    "models/test_bidirectional.py::test_layers_below_and_above_see_the_whole_series",
+    "models/test_dropout.py::test_check_cell_checks_what_draws[cell0]",
+    "models/test_dropout.py::test_check_cell_checks_what_draws[cell2]",
+    "models/test_initial_values.py::test_chrono[lstm]",
+    "models/test_tdnn.py::test_gradients_summed_over_a_large_batch_in_half_precision[narx",
+    "test_check_cell.py::test_every_model_is_proved[narx]",
+)
+
 
 def pytest_addoption(parser):
     parser.addoption("--share", default="1/1", help="K/N: every Nth test, from the Kth on")
@@ -52,6 +86,8 @@ def pytest_collection_modifyitems(config, items):
     share, shares = map(int, config.getoption("--share").split("/"))
     for item in items:
         name = item.nodeid.removeprefix("tests/")
+        if name.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
         if name.startswith(FAST) and item.get_closest_marker("slow") is None:
             item.add_marker(pytest.mark.fast)
     if shares > 1:

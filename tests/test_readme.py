@@ -387,9 +387,10 @@ def test_ci_tests_with_the_lower_bounds():
     assert {name: Version(version) for name, version in pins} == least
 
 
-def test_every_test_of_the_fast_tier_is_there():
+@pytest.mark.parametrize("tier", ["FAST", "SLOW"])
+def test_every_test_that_is_moved_to_a_tier_is_there(tier):
     conftest = (ROOT / "tests" / "conftest.py").read_text()
-    entries = ast.literal_eval(re.search(r"^FAST = (\(.*?^\))", conftest, re.M | re.S)[1])
+    entries = ast.literal_eval(re.search(rf"^{tier} = (\(.*?^\))", conftest, re.M | re.S)[1])
     for entry in entries:
         path, _, function = entry.partition("::")
         assert f"def {function.partition('[')[0]}" in (ROOT / "tests" / path).read_text(), entry
