@@ -226,7 +226,7 @@ def main():
     print(table(report))
     if not options.dry:
         path.write_text(json.dumps(report, indent=1) + "\n")
-        draw(PICTURES / f"compare_{slug()}.png", report)
+        draw(PICTURES / f"{path.stem}.png", report)
 
 
 if __name__ == "__main__":

@@ -198,6 +198,7 @@ QUICK = {
     "seqjax/engine/cotangents.py": "not its_function and not matmul",
 }
 SAME_ZEROS = "zeros_like alone reads it: h and c have one shape and dtype"
+OTHER_KEY = "another draw, independent as well: that of a mask is split once more"
 EXAMPLE = "of the step that serves as an example only the shapes and dtypes are read"
 SHORT_CUT = "the general case of the short cut"
 VECTOR = "of one step: the last axis of a vector is its first"
@@ -210,6 +211,11 @@ NOTHING = "where(None, a, b) is b"
 # Mutants that compute the same thing, by "file.rule: mutation" (", in " the line, where there is
 # another one of that text), and why no test can notice them.
 EQUIVALENT: dict[str, str] = {
+    "zoneout._draw: 0 -> 1": OTHER_KEY,
+    "zoneout._draw: 1 -> 0": OTHER_KEY,
+    "zoneout._activate_vjp: (dz, masks) -> (masks, dz)": (
+        "of z the leaves that have derivatives are read, in their order, and no mask has one"
+    ),
     "lstm.activate_vjp: h_prev.h -> h_prev.c": SAME_ZEROS,
     "lstm.activate_vjp: Gates(**d_update, **d_output) -> Gates(**d_output, **d_update)": (
         "keywords have no order"

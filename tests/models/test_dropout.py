@@ -135,33 +135,48 @@ def test_a_shared_mask_is_that_of_the_step_at_which_it_is_drawn(held, invalid):
     assert_close(last, state, 0)
 
 
-def test_zoneout_is_its_equation():
-    """A loop over the LSTM's own step, whose old and new states are mixed by hand."""
-    lstm, rates = sj.lstm(I, 50), sj.LSTMState(h=0.2, c=0.6)
-    cell = sj.zoneout(lstm, rates)
-    params, xs, state = problem(lstm, 40)
-    ours, ys = run(cell, params, xs, state)
-    step = jax.jit(lstm.step)
+@pytest.mark.parametrize("kind", ["lstm", "min_gru"])
+def test_zoneout_is_its_equation(kind):
+    """A loop over the cell's own step, whose old and new states are mixed by hand."""
+    inner = getattr(sj, kind)(I, 50)
+    rates = sj.LSTMState(h=0.2, c=0.6) if kind == "lstm" else 0.2
+    cell = sj.zoneout(inner, rates)
+    params, xs, state = problem(inner, 40)
+    rates = rates if kind == "lstm" else [rates]
+    _, ys = run(cell, params, xs, state)
+    step = jax.jit(inner.step)
     for t in range(3):  # evaluation: the mean
         new, _ = step(params, state, xs[t])
-        mixed = [r * a + (1 - r) * b for r, a, b in zip(rates, state, new, strict=True)]
-        state = sj.LSTMState(*mixed)
-        np.testing.assert_allclose(ys[t], state.h, rtol=1e-12)
-    params, xs, state = problem(lstm, 40)
-    kept = {"h": [], "c": []}
+        old, structure = jax.tree.flatten(state)
+        mixed = zip(rates, old, jax.tree.leaves(new), strict=True)
+        state = jax.tree.unflatten(structure, [r * a + (1 - r) * b for r, a, b in mixed])
+        np.testing.assert_allclose(ys[t], jax.tree.leaves(state)[0], rtol=1e-12)
+    params, xs, state = problem(inner, 40)
+    kept = [[] for _ in rates]
     draw = jax.jit(cell.step)
     for t in range(40):  # training: one of the two, at the rate of each leaf
         ours, y = draw(params, state, xs[t], key=jax.random.fold_in(KEY, t))
         new, _ = step(params, state, xs[t])
-        for name in kept:
-            old = np.asarray(getattr(ours, name) == getattr(state, name))
-            np.testing.assert_array_equal(getattr(ours, name)[~old], getattr(new, name)[~old])
-            kept[name].append(old)
-        np.testing.assert_array_equal(y, ours.h)
+        for each, *of in zip(kept, *map(jax.tree.leaves, (ours, state, new)), strict=True):
+            is_, was, would_be = map(np.asarray, of)
+            old = is_ == was
+            np.testing.assert_allclose(is_[~old], would_be[~old], rtol=1e-12)
+            each.append(old)
+        np.testing.assert_array_equal(y, jax.tree.leaves(ours)[0])
         state = ours
-    for name, rate in rates._asdict().items():
-        assert abs(np.mean(kept[name]) - rate) < 4 * np.sqrt(rate * (1 - rate) / 2000)
-    assert abs(np.mean(np.array(kept["h"]) & np.array(kept["c"])) - 0.12) < 4 * 0.33 / 2000**0.5
+    for each, rate in zip(kept, rates, strict=True):
+        assert abs(np.mean(each) - rate) < 4 * np.sqrt(rate * (1 - rate) / 2000)
+    if kind == "lstm":  # independent of each other
+        assert abs(np.mean(np.array(kept[0]) & np.array(kept[1])) - 0.12) < 4 * 0.33 / 2000**0.5
+
+
+def test_what_zoneout_draws_is_independent_of_what_its_cell_draws():
+    """c(0) is zero where c(-1) = 0 is kept, and where the candidate is dropped: half, and half."""
+    lstm = sj.lstm(I, 2000, recurrent_dropout=0.5)
+    cell = sj.zoneout(lstm, sj.LSTMState(h=0, c=0.5))
+    params = jax.tree.map(jnp.ones_like, cell.init(KEY))
+    state, _ = cell.step(params, cell.initial_state(params), jnp.ones(I), key=KEY)
+    assert abs(float((state.c != 0).mean()) - 0.25) < 4 * 0.44 / 2000**0.5
 
 
 def test_zoneout_of_an_affine_cell_is_affine_and_of_a_running_maximum_finite():
