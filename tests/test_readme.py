@@ -190,21 +190,32 @@ def test_the_sections_that_docstrings_cite_are_those_of_the_notes():
     assert {"1", "2", "3", "4", "5"} <= cited <= set(sections)
 
 
+NEWEST, OLDEST = "compare_jax_0.12.0.1", "compare_jax_0.8.0"
+
+
 def results(name):
     (path,) = (ROOT / "benchmarks" / "results").glob(f"{name}_*epyc*.json")
     return json.loads(path.read_text())
 
 
 def test_the_table_of_speeds_is_that_of_the_committed_results():
-    report = results("compare")
+    report = results(NEWEST)
     assert table(report) in BENCHMARKS
     assert report["summary"] == summary(report["rows"])
     versions = report["versions"]
     assert f"(jax {versions['jax']}, torch {versions['torch']})" in " ".join(BENCHMARKS.split())
 
 
+def test_what_is_said_of_the_oldest_jax_is_true_of_the_committed_results():
+    report = results(OLDEST)
+    _, _, section = BENCHMARKS.partition(f"**jax {report['versions']['jax']}**")
+    lines = [line for line in table(report).splitlines() if "(" not in line or "all," in line]
+    assert "\n".join(lines) in section.partition("\n## ")[0]
+    assert report["summary"] == summary(report["rows"])
+
+
 def test_what_is_said_of_the_speeds_is_true_of_the_committed_results():
-    report, words = results("compare"), " ".join(BENCHMARKS.split())
+    report, words = results(NEWEST), " ".join(BENCHMARKS.split())
     rows = {w: [r for r in report["rows"] if r["what"] == w] for w in ("gradient", "forward")}
     peak = [round(100 * r["fraction_of_matmul_peak"]) for r in rows["gradient"]]
     assert f"of which the gradient reaches {min(peak)} to {max(peak)} %" in words
@@ -220,7 +231,7 @@ def test_what_is_said_of_the_speeds_is_true_of_the_committed_results():
 
 
 def test_what_the_readme_says_of_the_speeds_is_true_of_the_committed_results():
-    found, words = results("compare")["summary"], " ".join(README.split())
+    found, words = results(NEWEST)["summary"], " ".join(README.split())
     gradient, forward = (found[f"all, {what}"] for what in ("forward + backward", "forward alone"))
     for column in ("best JAX peer, all cores", "PyTorch"):
         mean, worst = gradient[column]
