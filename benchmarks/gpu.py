@@ -4,11 +4,10 @@
 
 cuDNN is called by `jax.experimental.rnn`, which has the LSTM alone, and by PyTorch. seqjax is timed
 as it is, with the other store, and with other numbers of steps in an iteration of its loops
-(`unroll`); a plain scan with some, too. The loop of linear recurrences is also timed "captured": as
-a CUDA graph that holds the whole of it, by an option of the compiler (of the layers' loops it made
-none faster). Matmuls of float32 have the default precision of each library, TF32; outputs are
-compared with those of a plain scan, as far as that goes. All in turn in one process, by wall clock;
-medians.
+(`unroll`); a plain scan with some, too. Loops are also timed "captured": each as a CUDA graph that
+holds the whole of it, by an option of the compiler. Matmuls of float32 have the default precision
+of each library, TF32; outputs are compared with those of a plain scan, as far as that goes. All in
+turn in one process, by wall clock; medians.
 """
 
 import argparse
@@ -143,6 +142,7 @@ def measure_layer(kind: str, shape: tuple, seconds: float):
             function = peer.apply if what == "forward" else gradient_at(peer.apply)
             at = (peer.convert(weights), xs, state, cotangent)[: 3 + (what == "gradient")]
             programs[name] = Program(function, at, unroll)
+        programs["seqjax, captured"] = programs["seqjax"]._replace(options=CAPTURED)
         row = timed(programs, seconds, torch=partial(synchronized, getattr(in_torch, what)))
         results = row.pop("results")
         # Of a gradient those to xs: the structure of the weights is each library's own.
