@@ -93,6 +93,19 @@ def test_what_the_docs_say_of_adding_is_true_of_the_rows():
     ]
 
 
+def test_what_the_docs_say_of_the_tasks_of_one_seed_is_true_of_the_rows():
+    names = ("adding_600", "nottingham", "shakespeare")
+    assert all(list(row["scores"]) == ["0"] for name in names for row in ROWS[name].values())
+    adding, music, text = (
+        {kind: row["scores"]["0"] for kind, row in ROWS[name].items()} for name in names
+    )
+    assert {kind for kind, score in adding.items() if score > 0.01} == {"rnn"}
+    published = TASKS["nottingham"].published
+    assert {kind for kind in published if music[kind] <= published[kind]} == {"rnn"}
+    assert min(text, key=text.__getitem__) == "min_gru"
+    assert max(text, key=text.__getitem__) == "rg_lru"
+
+
 @pytest.mark.usefixtures("as_a_script")
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n == "parity_256" else pytest.mark.slow) for n in TASKS]
