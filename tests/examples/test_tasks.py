@@ -102,6 +102,7 @@ def test_what_the_docs_say_of_the_tasks_of_one_seed_is_true_of_the_rows():
     assert {kind for kind, score in adding.items() if score > 0.01} == {"rnn"}
     published = TASKS["nottingham"].published
     assert {kind for kind in published if music[kind] <= published[kind]} == {"rnn"}
+    assert set(sorted(music, key=music.__getitem__)[:2]) == {"lru", "s5"}
     assert min(text, key=text.__getitem__) == "min_gru"
     assert max(text, key=text.__getitem__) == "rg_lru"
 
