@@ -63,21 +63,28 @@ def alone(features):
     }
 
 
-def measure_alone(shape, seconds):
+def programs(shape, what):
+    """Functions with their arguments, by name: `alone`, and the streaming pass beside them."""
     keys = jax.random.split(jax.random.key(0), 5)
     a = jax.random.uniform(keys[0], shape, minval=0.5, maxval=1.0)
     b, weights, *others = (jax.random.normal(key, shape) for key in keys[1:])
+    found = {}
+    for name, run in alone(shape[1]).items():
+        loss = lambda a, b, run=run: jnp.vdot(weights, run(a, b))
+        found[name] = run if what == "forward" else jax.grad(loss, (0, 1)), (a, b)
+    if what == "forward":
+        return found | {"streaming": (jnp.add, (a, b))}
+    # What is read and written, eight arrays: a, b, h; a, h, ∂L/∂h; ∂L/∂a, ∂L/∂b.
+    passes = lambda *x: (x[0] + x[1], x[2] + x[3], -x[4])
+    return found | {"streaming": (passes, (a, b, weights, *others))}
+
+
+def measure_alone(shape, seconds):
     for what in ("forward", "gradient"):
-        calls = {}
-        for name, run in alone(shape[1]).items():
-            loss = lambda a, b, run=run: jnp.vdot(weights, run(a, b))
-            function = run if what == "forward" else jax.grad(loss, (0, 1))
-            calls[name] = partial(jax.jit(function).lower(a, b).compile(), a, b)
-        if what == "forward":
-            calls["streaming"] = partial(jax.jit(jnp.add), a, b)
-        else:  # what is read and written, eight arrays: a, b, h; a, h, ∂L/∂h; ∂L/∂a, ∂L/∂b
-            passes = lambda *x: (x[0] + x[1], x[2] + x[3], -x[4])
-            calls["streaming"] = partial(jax.jit(passes), a, b, weights, *others)
+        calls = {
+            name: partial(jax.jit(function).lower(*at).compile(), *at)
+            for name, (function, at) in programs(shape, what).items()
+        }
         ms = interleaved(calls, seconds)
         yield {
             "what": f"h alone, {what}",

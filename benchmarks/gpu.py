@@ -11,6 +11,7 @@ turn in one process, by wall clock; medians.
 """
 
 import argparse
+import contextlib
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,14 +23,11 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import torch
 from jax.experimental import rnn
 
 import seqjax as sj
-from benchmarks import networks, peers
-from benchmarks.affine import alone
-from benchmarks.compare import LIBRARIES, gradient_at
+from benchmarks import affine, networks, peers
+from benchmarks.compare import LIBRARIES, check_equal, gradient_at
 from benchmarks.machine import device, slug
 from benchmarks.timing import interleaved, rounded
 from seqjax.engine import loops
@@ -69,10 +67,9 @@ class Program(NamedTuple):
     options: dict | None = None
 
     def lower(self) -> Any:
-        if self.unroll is None:
+        patch = mock.patch.object(loops, "unroll", return_value=self.unroll)
+        with contextlib.nullcontext() if self.unroll is None else patch:
             return jax.jit(self.function).lower(*self.at)
-        with mock.patch.object(loops, "unroll", return_value=self.unroll):
-            return jax.jit(lambda *at: self.function(*at)).lower(*self.at)
 
 
 def timed(programs: dict[str, Program], seconds: float, **others: Callable) -> dict:
@@ -127,12 +124,6 @@ def measure_layer(kind: str, shape: tuple, seconds: float):
     (weights,), (state,) = problem.weights, problem.state
     xs, cotangent = problem.xs, problem.cotangent
     in_torch = networks.Torch(problem)
-
-    def synchronized(run):
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-
     for what in ("forward", "gradient"):
         programs = {}
         for name, (make, unroll) in CANDIDATES.items():
@@ -143,36 +134,22 @@ def measure_layer(kind: str, shape: tuple, seconds: float):
             at = (peer.convert(weights), xs, state, cotangent)[: 3 + (what == "gradient")]
             programs[name] = Program(function, at, unroll)
         programs["seqjax, captured"] = programs["seqjax"]._replace(options=CAPTURED)
-        row = timed(programs, seconds, torch=partial(synchronized, getattr(in_torch, what)))
+        row = timed(programs, seconds, torch=getattr(in_torch, what))
         results = row.pop("results")
         # Of a gradient those to xs: the structure of the weights is each library's own.
         ys = {n: r if what == "forward" else r[1] for n, r in results.items()}
         for name, found in ys.items():
-            error = np.abs(found - ys["plain scan"]).max() / np.abs(ys["plain scan"]).max()
-            if not error < 2e-2:
-                raise AssertionError(f"{name}: expected what a plain scan gives, off by {error}")
+            check_equal(name, found, ys["plain scan"], limit=2e-2)
         yield {"what": f"{kind}, {what}", "shape": list(shape), **row}
 
 
 def measure_linear(shape: tuple, seconds: float):
     """h(t) = a(t) ∘ h(t-1) + b(t) of a and b that are given."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    a = jax.random.uniform(keys[0], shape, minval=0.5, maxval=1.0)
-    b, weights = (jax.random.normal(key, shape) for key in keys[1:])
     for what in ("forward", "gradient"):
-        programs = {}
-        for name, run in alone(shape[1]).items():
-            if shape[0] >= LONG and name in ("loop", "lax.scan"):
-                continue
-            loss = lambda a, b, run=run: jnp.vdot(weights, run(a, b))
-            programs[name] = Program(run if what == "forward" else jax.grad(loss, (0, 1)), (a, b))
-        passes = lambda *x: (x[0] + x[1], x[2] + x[3], -x[4])  # as in `affine`
-        programs["streaming"] = (
-            Program(jnp.add, (a, b))
-            if what == "forward"
-            else Program(passes, (a, b, weights, a + 1, b + 1))
-        )
-        if "loop" in programs:
+        programs = {name: Program(*each) for name, each in affine.programs(shape, what).items()}
+        if shape[0] >= LONG:
+            del programs["loop"], programs["lax.scan"]
+        else:
             programs["loop, captured"] = programs["loop"]._replace(options=CAPTURED)
         row = timed(programs, seconds)
         del row["results"]

@@ -146,15 +146,21 @@ class Torch:
         ys = self.layer(packed, state)[0]
         return utils.pad_packed_sequence(ys, total_length=self.xs.shape[1], **options)[0]
 
+    def finished(self, result):
+        """The result, once it is there: a GPU is not waited for otherwise."""
+        if self.xs.is_cuda:
+            torch.cuda.synchronize()
+        return result
+
     def forward(self):
         with torch.no_grad():
-            return self.outputs()
+            return self.finished(self.outputs())
 
     def gradient(self):
         kinds = ("bias_ih", "weight_ih", "weight_hh")
         at = [self.part(kind, name) for name in self.names for kind in kinds]
         at += [self.xs, *self.state]
-        return torch.autograd.grad((self.outputs() * self.cotangent).sum(), at)
+        return self.finished(torch.autograd.grad((self.outputs() * self.cotangent).sum(), at))
 
     def gradient_of_weights(self):
         """In the structure of the shared weights, then xs and state."""

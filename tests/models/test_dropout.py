@@ -160,7 +160,9 @@ def test_zoneout_is_its_equation(kind):
         for each, *of in zip(kept, *map(jax.tree.leaves, (ours, state, new)), strict=True):
             is_, was, would_be = map(np.asarray, of)
             old = is_ == was
-            np.testing.assert_allclose(is_[~old], would_be[~old], rtol=1e-12)
+            # An affine cell's is a sum a h + b again, whose rounding may differ.
+            exact = 0 if kind == "lstm" else 1e-12
+            np.testing.assert_allclose(is_[~old], would_be[~old], rtol=exact, atol=0)
             each.append(old)
         np.testing.assert_array_equal(y, jax.tree.leaves(ours)[0])
         state = ours
