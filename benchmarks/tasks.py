@@ -15,8 +15,8 @@ of a task have one budget, which each row states: parameters at most, updates, s
 a learning rate (it warms up and decays to 0) and dropout, none of them tuned by model. Where there
 is a validation set, the parameters that are best on it are the ones that are tested.
 
-Writes benchmarks/results/tasks_<task>.json, a row per model, and in it a score per seed; rows of
-other models stay, and so do other seeds of the same budget.
+Writes benchmarks/results/tasks_<task>.json, a row per model, and in it a score per seed, with its
+seconds and its device; rows of other models stay, and so do other seeds of the same budget.
 """
 
 import argparse
@@ -79,23 +79,22 @@ def add(rows: dict[str, dict], kind: str, row: dict) -> dict[str, dict]:
     measured = ("scores", "seconds", "device")
     same = lambda row: {k: v for k, v in row.items() if k not in measured}
     if kind in rows and same(rows[kind]) == same(row):
-        for of in ("scores", "seconds"):
+        for of in measured:
             row |= {of: dict(sorted((rows[kind][of] | row[of]).items(), key=lambda s: int(s[0])))}
     rows = rows | {kind: row}
     return {kind: rows[kind] for kind in KINDS if kind in rows}
 
 
 def table(name: str, rows: dict[str, dict]) -> str:
-    """In Markdown: units, seconds in mean, and the score in mean ± standard deviation."""
+    """In Markdown: units, and the score in mean ± standard deviation."""
     task = TASKS[name]
-    head = ["", "parameters", "updates × series", "seconds", "seeds", task.score]
+    head = ["", "parameters", "updates × series", "seeds", task.score]
     head += ["published"] if task.published else []
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for kind, row in rows.items():
         budget, scores = row["budget"], list(row["scores"].values())
         cells = [f"{row['parameters']:,}", f"{budget['updates']:,} × {budget['batch']}"]
-        cells += [f"{statistics.mean(row['seconds'].values()):.0f}", str(len(scores))]
-        cells += [spread(scores)]
+        cells += [str(len(scores)), spread(scores)]
         if task.published:
             cells += [f"{task.published[kind]:.3g}" if kind in task.published else "–"]
         units = f"{row['units']}, in {row['blocks']} blocks" if kind in LINEAR else row["units"]
@@ -145,8 +144,9 @@ def measure(name: str, kind: str, data: Data, budget: Budget, seeds: list[int]):
         score = train(data, model, step, optimizer, budget, seed)
         seconds = round(time.perf_counter() - begun, 1)
         print(f"{name} {kind} seed {seed}: {score:.5g} {TASKS[name].score}, {seconds} s")
-        found = {"scores": {str(seed): score}, "seconds": {str(seed): seconds}}
-        found |= {"device": f"{device()}, jax {jax.__version__}"}
+        of = f"{device()}, jax {jax.__version__}"
+        found = {"scores": score, "seconds": seconds, "device": of}
+        found = {what: {str(seed): value} for what, value in found.items()}
         rows = add(results(name), kind, row | found)
         (RESULTS / f"tasks_{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
 

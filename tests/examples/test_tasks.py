@@ -149,7 +149,7 @@ def test_a_training_ends_with_a_score_and_a_row(name, folder, tmp_path, monkeypa
 def test_rows_of_one_budget_are_joined():
     row = lambda updates, seed: (
         {"budget": {"updates": updates}}
-        | {of: {str(seed): float(seed)} for of in ("scores", "seconds")}
+        | {of: {str(seed): float(seed)} for of in ("scores", "seconds", "device")}
     )
     rows = tasks.add({}, "gru", row(5, 10))
     rows = tasks.add(rows, "rnn", row(5, 0))
