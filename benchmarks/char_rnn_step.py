@@ -10,10 +10,19 @@ the same lines. Before any timing, the gradients are checked to be equal.
 
 As in `compare`, a CPU is as many devices as it has cores, each library on JAX counts at its better
 of one and all of them, and PyTorch has a thread for each core.
+
+Before that the example itself is run as its users start it, on one core and on all of them in turn:
+the characters per second that it says, medians.
 """
 
 import argparse
 import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,6 +38,7 @@ from benchmarks.machine import cores, device, slug
 from benchmarks.timing import interleaved, rounded
 
 RESULTS = Path(__file__).resolve().parent / "results"
+EXAMPLE = RESULTS.parent.parent / "examples" / "char_rnn.py"
 VOCABULARY, FEATURES, HIDDEN, BATCH, STEPS = 96, 64, 128, 32, 64
 CLIP, RATE = 1.0, 2e-3
 LIBRARIES = ("seqjax", "plain scan", "flax nnx", "equinox", "haiku", "keras")
@@ -152,10 +162,32 @@ class Torch:
         self.optimizer.step()
 
 
+def of_example(steps: int, rounds: int) -> dict[str, float]:
+    """Characters per second of the example, on one core and on all that there are."""
+    every = os.sched_getaffinity(0)
+    where, speeds = {"one": {min(every)}, "all": every}, {"one": [], "all": []}
+    for name in [*where] * rounds:
+        os.sched_setaffinity(0, where[name])  # the example inherits it
+        with tempfile.TemporaryDirectory() as out:
+            options = ["--steps", str(steps), "--eval-every", str(steps), "--out", out]
+            run = [sys.executable, str(EXAMPLE), *options]
+            said = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+        found = re.search(r"validation, ([\d,]+)\s+chars/s", said)
+        if found is None:
+            raise RuntimeError(f"{EXAMPLE.name}: expected it to say its chars/s, got {said}")
+        speeds[name].append(int(found[1].replace(",", "")))
+    os.sched_setaffinity(0, every)
+    return {name: statistics.median(of) for name, of in speeds.items()}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="of timing")
+    option = parser.add_argument
+    option("--steps", type=int, default=120, help="of each run of the example")
+    option("--rounds", type=int, default=5, help="of these runs")
     options = parser.parse_args()
+    example = of_example(options.steps, options.rounds)
     jax.config.update("jax_num_cpu_devices", cores())
     weights, states, tokens = draw()
     calls, expected = {}, None
@@ -185,6 +217,7 @@ def main():
         "device": device(),
         "devices": jax.device_count(),
         "versions": {name: version(name) for name in compare.LIBRARIES},
+        "characters/s of the example": rounded(example),
         "ms, one device": on("one"),
         "ms, all cores": on("all"),
         "relative to seqjax": rounded({n: t / better["seqjax"] for n, t in better.items()}),

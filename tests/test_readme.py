@@ -342,6 +342,11 @@ def test_the_table_of_the_character_models_update_is_that_of_the_committed_resul
     said = f"takes {best:.2f} times as long as seqjax, PyTorch {relative['torch']:.2f} times"
     assert said in BENCHMARKS
     assert f"jax {report['versions']['jax']}, 2 cores; `benchmarks/char_rnn_step.py`" in BENCHMARKS
+    speeds = [report["characters/s of the example"][cores] for cores in ("one", "all")]
+    said = re.search(
+        r"reads\n([\d,]+) characters a second on one core and ([\d,]+) on both", BENCHMARKS
+    )
+    assert said.groups() == tuple(f"{speed:,.0f}" for speed in speeds)
 
 
 def test_the_table_of_stores_is_that_of_the_committed_results():
