@@ -88,13 +88,13 @@ def add(rows: dict[str, dict], kind: str, row: dict) -> dict[str, dict]:
 def table(name: str, rows: dict[str, dict]) -> str:
     """In Markdown: units, and the score in mean ± standard deviation."""
     task = TASKS[name]
-    head = ["", "parameters", "updates × series", "seeds", task.score]
+    head = ["", "parameters", "updates × series", "learning rate", "seeds", task.score]
     head += ["published"] if task.published else []
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for kind, row in rows.items():
         budget, scores = row["budget"], list(row["scores"].values())
         cells = [f"{row['parameters']:,}", f"{budget['updates']:,} × {budget['batch']}"]
-        cells += [str(len(scores)), spread(scores)]
+        cells += [f"{budget['learning_rate']:g}", str(len(scores)), spread(scores)]
         if task.published:
             cells += [f"{task.published[kind]:.3g}" if kind in task.published else "–"]
         units = f"{row['units']}, in {row['blocks']} blocks" if kind in LINEAR else row["units"]
