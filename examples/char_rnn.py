@@ -16,7 +16,6 @@ References: Karpathy 2015, "The Unreasonable Effectiveness of Recurrent Neural N
 char-rnn; Graves 2013, arXiv:1308.0850; Williams & Peng 1990 (truncated BPTT).
 """
 
-import collections
 import math
 import sys
 import time
@@ -34,7 +33,7 @@ try:
     from _char_rnn.figures import draw
     from _char_rnn.model import initial_states, make_model
     from _char_rnn.options import parse, parser
-    from _char_rnn.report import console, describe, progress_bar, stopped
+    from _char_rnn.report import console, describe, progress_bar, record, stopped
     from _char_rnn.sampling import make_writer, write_sample
     from _char_rnn.text import read_data
 except ImportError as missing:
@@ -100,17 +99,8 @@ def train(options, checkpoints) -> bool:
     done, history = 0, {"loss": [], "grad_norm": [], "val": []}
     if options.resume:
         done, history, params, carried = resume(checkpoints, options, data, params, carried)
-    opt_state, states = carried
-    title = describe(options, data, params, done, devices)
-    per_epoch, seconds, unread = (data.streams.shape[1] - 1) // span, [], collections.deque()
-
-    def read(report):
-        history["loss"].append(float(report.loss) / math.log(2))
-        history["grad_norm"].append(float(report.grad_norm))
-        if not math.isfinite(history["loss"][-1]):
-            number = len(history["loss"])
-            sys.exit(f"The loss of update {number} is not finite: try a lower --learning-rate.")
-
+    (opt_state, states), title = carried, describe(options, data, params, done, devices)
+    per_epoch, seconds, reports = (data.streams.shape[1] - 1) // span, [], []
     with interruptible() as interrupted, progress_bar(done, options.steps) as (progress, bar):
         while done < options.steps and not interrupted(done):
             start, at = time.perf_counter(), done % per_epoch * span
@@ -119,10 +109,9 @@ def train(options, checkpoints) -> bool:
             params, opt_state, report = step(params, opt_state, states, piece)
             states, done = report.aux, done + 1
             validates = done % options.eval_every == 0 or done == options.steps
-            # A report is read when the next update has begun: the devices do not wait for us.
-            unread.append(report._replace(aux=None))
-            while len(unread) > (0 if validates or not seconds else 1):
-                read(unread.popleft())
+            reports.append(report._replace(aux=None))
+            # The last is read when the next update has begun: the devices do not wait for us.
+            record(history, reports, but=0 if validates or not seconds else 1)
             seconds.append(time.perf_counter() - start)
             speed = batch * span / np.median(seconds[-50:])  # not the mean: the first compiles
             recent, norm = np.mean(history["loss"][-50:]), history["grad_norm"][-1]
@@ -136,8 +125,7 @@ def train(options, checkpoints) -> bool:
                 length = 1000 if done == options.steps else 200
                 console.print(write(params, jax.random.fold_in(sample_key, done), length))
                 save(checkpoints, options, data, done, history, params, (opt_state, states))
-        while unread:
-            read(unread.popleft())
+        record(history, reports)
         save(checkpoints, options, data, done, history, params, (opt_state, states))
     if done < options.steps:
         console.print(stopped(options, done))

@@ -40,6 +40,17 @@ def progress_bar(done: int, steps: int):
         yield progress, progress.add_task("", total=steps, completed=done, **fields)
 
 
+def record(history: dict, reports: list, but: int = 0):
+    """Adds the loss, in bits, and the norm of the gradient to the history, but of the last few."""
+    while len(reports) > but:
+        report = reports.pop(0)
+        history["loss"].append(float(report.loss) / math.log(2))
+        history["grad_norm"].append(float(report.grad_norm))
+        if not math.isfinite(history["loss"][-1]):
+            number = len(history["loss"])
+            sys.exit(f"The loss of update {number} is not finite: try a lower --learning-rate.")
+
+
 def stopped(options, done: int) -> str:
     how = f"{Path(sys.argv[0]).name} --out {options.out} --resume"
     how = how if jax.process_count() == 1 else "the same commands"
