@@ -25,7 +25,8 @@ def zoneout(cell: Cell, rate: PyTree) -> "Zoneout":
         h(t) = m(t) ∘ h(t-1) + (1 - m(t)) ∘ h'(t),  m(t) ~ Bernoulli(rate)    with a key
         h(t) = rate h(t-1) + (1 - rate) h'(t)                                 without
 
-    with h'(t) what the cell computes of h(t-1). y(t) is read from h(t). A key means training:
+    with h'(t) what the cell computes of h(t-1). y(t) is read from h(t). An infinite element of
+    h(t-1), as m(-1) of `sj.slstm` is, is not kept. A key means training:
     `sj.unroll(model, params, xs, key=key)`. An affine cell stays one.
 
     Args:
@@ -120,16 +121,20 @@ def _draw(
     return drawn, tuple(jax.random.bernoulli(k, r, s) if r else None for k, r, s in pairs)
 
 
-def _mixed(rates: Rates, masks: tuple, old: PyTree, new: PyTree) -> PyTree:
-    """What m ∘ old + (1 - m) ∘ new is, with the rates in the place of m in evaluation."""
+def _mixed(rates: Rates, masks: tuple, old: PyTree, new: PyTree, kept: PyTree = None) -> PyTree:
+    """What m ∘ old + (1 - m) ∘ new is, with the rates in the place of m in evaluation.
+
+    But m is 0 where what is kept is infinite.
+    """
     leaves, structure = jax.tree.flatten(new)
     masks = masks or (None,) * len(rates)
     mixed = []
-    for rate, m, a, b in zip(rates, masks, jax.tree.leaves(old), leaves, strict=True):
-        if not rate:
-            mixed.append(b)
-        else:
-            mixed.append(rate * a + (1 - rate) * b if m is None else jnp.where(m, a, b))
+    kept = jax.tree.leaves(old if kept is None else kept)
+    for rate, m, a, b, k in zip(rates, masks, jax.tree.leaves(old), leaves, kept, strict=True):
+        if rate:
+            both = rate * a + (1 - rate) * b if m is None else jnp.where(m, a, b)
+            b = jnp.where(jnp.isinf(k), b, both)
+        mixed.append(b)
     return jax.tree.unflatten(structure, mixed)
 
 
@@ -164,7 +169,9 @@ def _activate_vjp(
 ) -> tuple[tuple, PyTree]:
     z, masks = z
     nothing = jax.tree.map(_nothing, dh)
-    d_new, d_old = _mixed(rates, masks, nothing, dh), _mixed(rates, masks, dh, nothing)
+    d_new, d_old = (
+        _mixed(rates, masks, *pair, kept=h_prev) for pair in ((nothing, dh), (dh, nothing))
+    )
     new = activate(z, h_prev)
     if rule is None:
         dz, through_new = jax.vjp(activate, z, h_prev)[1](d_new)

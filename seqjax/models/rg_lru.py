@@ -8,6 +8,7 @@ from jax.nn import sigmoid, softplus
 
 from seqjax import _checks
 from seqjax._static import static_partial
+from seqjax._tree import wide_dtype
 from seqjax._types import Key, PyTree
 from seqjax.models._affine import affine_cell, readout, widen
 from seqjax.models._initial import Initializers, PerGate, check_initializers, redraw, shown
@@ -125,9 +126,11 @@ def init(
         zeros, for_bias = jnp.zeros((heads, 2 * block), dtype), jax.random.fold_in(key, 2)
         bias = redraw(for_bias, zeros, inits.bias_init, "bias_init", 2, heads=True)
         params["bias"] = bias.reshape(-1)
-    a = jax.random.uniform(for_decay, (size,), dtype, a_min, a_max)
+    # In half precision an a near 1 would be 1, whose Λ is infinite.
+    a = jax.random.uniform(for_decay, (size,), wide_dtype(dtype), a_min, a_max)
     log_sigmoid = jnp.log(a) / c
-    return params | {"decay": log_sigmoid - jnp.log(-jnp.expm1(log_sigmoid))}
+    decay = log_sigmoid - jnp.log(-jnp.expm1(log_sigmoid))
+    return params | {"decay": decay.astype(dtype)}
 
 
 def project(c: float, params: PyTree, x: jax.Array) -> Gated:

@@ -65,7 +65,8 @@ def s5(
       zero at first.
 
     Raises:
-      ValueError: `hidden_size` is not a multiple of `blocks`; or not 0 < dt_min < dt_max.
+      ValueError: `hidden_size` is not a multiple of `blocks`; or not 0 < dt_min < dt_max. From
+        `init`: the dtype of the parameters, float16, does not hold the largest frequency.
 
     References:
       Smith et al. 2023, Simplified state space layers for sequence modeling, arXiv:2208.04933
@@ -138,6 +139,9 @@ def init(
 ) -> dict:
     for_b, for_c, for_d, for_dt = _checks.keys(key, 4)
     frequencies, vectors = hippo(2 * hidden_size // blocks)
+    if frequencies.max() > float(jnp.finfo(dtype).max):
+        expected = f"a dtype that holds the frequencies, up to {frequencies.max():.0f}"
+        raise ValueError(_checks.mismatch("param_dtype", expected, jnp.dtype(dtype).name))
     basis = jnp.asarray(np.kron(np.eye(blocks), vectors))
 
     def drawn(key: Key, rows: int, columns: int) -> jax.Array:

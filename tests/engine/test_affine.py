@@ -82,6 +82,28 @@ def constant(decay, complex_state=False):
 
 
 @pytest.mark.parametrize("scan", SCANS)
+@pytest.mark.parametrize("modulus", [0.999, 1.0 - 2.0**-20, 1.0])
+@pytest.mark.parametrize("phase", [0.01, 0.7, 2.0])
+def test_a_hundred_thousand_turns_are_exact_to_a_bound(modulus, phase, scan):
+    """As below; but the powers of a that an associative scan forms turn, each by a rounded angle.
+
+    Its error is that of products of a, and grows faster: ten times the bound.
+    """
+    time = 10**5
+    a = np.complex64(modulus * np.exp(1j * phase))
+    cell = constant(a, complex_state=True)
+    xs = np.random.default_rng(0).random(time).astype(np.float32)
+    params = cell.init(jax.random.key(0))
+    ys = sj.unroll(cell, params, jnp.asarray(xs), adjoint=sj.BPTT(scan=scan))[1]
+    exact, h = np.zeros(time, complex), 0.0
+    for t in range(time):
+        exact[t] = h = complex(a) * h + float(xs[t])
+    n = min(time, 1 / max(1 - abs(complex(a)), 1e-5))
+    bound = (3 if scan == "loop" else 30) * np.sqrt(n) * np.finfo(np.float32).eps
+    assert np.abs(np.asarray(ys) - exact).max() <= bound * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("scan", SCANS)
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.999, 1.0 - 2.0**-20, 1.0])
 def test_a_hundred_thousand_steps_are_exact_to_a_bound(decay, scan):
     """To 3 √n eps of the largest state, n being the steps it remembers: 1 / (1 - |a|), or all.

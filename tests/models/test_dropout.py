@@ -160,9 +160,7 @@ def test_zoneout_is_its_equation(kind):
         for each, *of in zip(kept, *map(jax.tree.leaves, (ours, state, new)), strict=True):
             is_, was, would_be = map(np.asarray, of)
             old = is_ == was
-            # An affine cell's is a sum a h + b again, whose rounding may differ.
-            exact = 0 if kind == "lstm" else 1e-12
-            np.testing.assert_allclose(is_[~old], would_be[~old], rtol=exact, atol=0)
+            np.testing.assert_allclose(is_[~old], would_be[~old], rtol=1e-12, atol=0)
             each.append(old)
         np.testing.assert_array_equal(y, jax.tree.leaves(ours)[0])
         state = ours
@@ -170,6 +168,22 @@ def test_zoneout_is_its_equation(kind):
         assert abs(np.mean(each) - rate) < 4 * np.sqrt(rate * (1 - rate) / 2000)
     if kind == "lstm":  # independent of each other
         assert abs(np.mean(np.array(kept[0]) & np.array(kept[1])) - 0.12) < 4 * 0.33 / 2000**0.5
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_zoneout_does_not_keep_what_is_infinite(key):
+    """The m(-1) = -∞ of the sLSTM, kept, or mixed with what is finite, would forget all, always."""
+    cell = sj.zoneout(sj.slstm(I, 4, forget_bias=3.0), 0.3)
+    params, xs, _ = problem(cell, 30)
+    begin = cell.initial_state(params)
+    last, _ = run(cell, params, xs, begin, key=key)
+    assert bool(jnp.isfinite(last.m).all())
+    ys = lambda xs, adjoint: run(cell, params, xs, begin, key=key, adjoint=adjoint)[1]
+    ours, theirs = (
+        jax.grad(lambda xs, a=a: ys(xs, a)[-1].sum())(xs) for a in (sj.BPTT(), sj.Autodiff())
+    )
+    assert_close(ours, theirs, 1e-12)
+    assert float(jnp.abs(ours[0]).max()) > 1e-5
 
 
 def test_what_zoneout_draws_is_independent_of_what_its_cell_draws():

@@ -1,6 +1,8 @@
 """The linear recurrences against the equations of their papers, in literal NumPy loops."""
 
 import dataclasses
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -179,6 +181,26 @@ def test_the_root_of_rg_lru_has_a_bounded_derivative():
     slopes = jax.vmap(jax.grad(bounded_sqrt))(xs)
     np.testing.assert_allclose(slopes, [1000, 1000, 1000, 50, 1 / 0.6], rtol=1e-12)
     np.testing.assert_allclose(jax.vmap(jax.jacfwd(bounded_sqrt))(xs), slopes, rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_decays_drawn_in_half_precision_are_finite(dtype):
+    """Drawn there, an |a| near 1 would be 1."""
+    key = jax.random.key(0)
+    for cell in (sj.lru(I, 1000, O, dtype=dtype), sj.s5(I, 1000, O, blocks=5, dtype=dtype)):
+        assert all(bool(jnp.isfinite(p).all()) for p in jax.tree.leaves(cell.init(key)))
+    decay, exact = (sj.rg_lru(1000, dtype=d).init(key)["decay"] for d in (dtype, "float32"))
+    assert decay.dtype == dtype
+    np.testing.assert_array_equal(decay, exact.astype(dtype))
+    assert bool(jnp.isfinite(decay).all())
+
+
+def test_frequencies_that_half_precision_does_not_hold_are_refused():
+    s5 = functools.partial(sj.s5, I, 300, O, dtype="float16")
+    with pytest.raises(ValueError, match=r"param_dtype: expected .* up to \d+, got float16"):
+        s5().init(jax.random.key(0))
+    frequency = s5(param_dtype="float32").init(jax.random.key(0))["frequency"]
+    assert float(np.finfo("float16").max) < float(frequency.max()) < math.inf
 
 
 def test_decays_stay_in_the_dtype_of_the_parameters():
