@@ -40,6 +40,11 @@ class Several(StreamedModel):
     def divisible(self) -> bool:  # type: ignore[override]  # constant for most kinds
         return all(model.divisible for model in self.models)
 
+    @property
+    def opaque(self) -> bool:  # type: ignore[override]  # constant for most kinds
+        recurrent = [model for model in self.models if model.receptive_field != 1]
+        return bool(recurrent) and all(model.opaque for model in recurrent)
+
     def init(self, key: Key) -> tuple[PyTree, ...]:
         keys = _checks.keys(key, len(self.models))
         return tuple(model.init(k) for model, k in zip(self.models, keys, strict=True))

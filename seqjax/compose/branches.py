@@ -86,10 +86,6 @@ class Branches(Several):
     def receptive_field(self) -> float:  # type: ignore[override]  # constant for most kinds
         return max(model.receptive_field for model in self.models)
 
-    @property
-    def opaque(self) -> bool:  # type: ignore[override]  # constant for most kinds
-        return all(model.opaque for model in self.models)
-
     def bounded_step(
         self,
         bound: Bound,

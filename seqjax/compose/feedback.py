@@ -15,6 +15,7 @@ from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.bound import Bound
 from seqjax.engine.model import Model, StreamedModel, check_params, check_state, one_step
 from seqjax.engine.recurrence import StepRecurrence, Steps
+from seqjax.engine.unroll import step_by_step
 
 __all__ = ["feedback"]
 
@@ -126,6 +127,8 @@ class OutputFeedback(StreamedModel):
     def scan(
         self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
     ) -> tuple[dict[str, PyTree], PyTree]:
+        if adjoint.plain:
+            return step_by_step(self, params, state, xs, steps, adjoint)
         reset_state = state if steps.reset is None else self.initial_state(params)
         rec = StepRecurrence(lambda params, state, u: self._after(params, state, *u))
         inputs, steps = (xs, steps.key), steps.without_key

@@ -1,7 +1,6 @@
 """The states of all steps of a run, and the gradient that each of them gets."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,9 +10,8 @@ from seqjax._types import Key, PyTree
 from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.bound import Bound, Shift
 from seqjax.engine.model import Around, Model, StreamedModel, check_params, check_state, one_step
-from seqjax.engine.plain_scan import one_by_one, plain_scan
 from seqjax.engine.recurrence import Steps
-from seqjax.engine.unroll import unroll
+from seqjax.engine.unroll import step_by_step, unroll
 
 __all__ = ["trajectory"]
 
@@ -87,6 +85,10 @@ class Traced(Around, StreamedModel):
     opaque = True
 
     @property
+    def vocabulary_size(self) -> int | None:  # type: ignore[override]  # constant for most kinds
+        return self.model.vocabulary_size
+
+    @property
     def parts(self) -> dict[str, Model]:  # type: ignore[override]  # constant for most kinds
         return {"model": self.model}
 
@@ -104,6 +106,4 @@ class Traced(Around, StreamedModel):
     def scan(
         self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
     ) -> tuple[PyTree, tuple[PyTree, PyTree]]:
-        reset_state = state if steps.reset is None else self.initial_state(params)
-        step = one_by_one(partial(one_step, self, adjoint.bound), params)
-        return plain_scan(step, state, reset_state, (xs, steps.key), steps.without_key)
+        return step_by_step(self, params, state, xs, steps, adjoint)

@@ -59,6 +59,11 @@ class Adjoint(abc.ABC):
         return self
 
     @property
+    def plain(self) -> bool:
+        """Whether JAX differentiates the steps of an opaque model, one after the other."""
+        return False
+
+    @property
     def bounds_memory(self) -> bool:
         """Whether the caller limits what is stored (`chunk` or `store`)."""
         return False
@@ -275,6 +280,8 @@ class _FlippedBPTT(BPTT):
 
 class _PlainBPTT(BPTT):
     """`BPTT` of steps that run one after the other: recomputed only if `chunk` or `store` asks."""
+
+    plain = True
 
     def resolve(
         self, steps: int, preactivation_bytes: int, state_bytes: int, batch: int = 1

@@ -22,6 +22,8 @@ class Autodiff(Adjoint):
     against. Forward over reverse (`jax.hessian`) works with either.
     """
 
+    plain = True
+
     def scan_states(
         self,
         rec: Recurrence,

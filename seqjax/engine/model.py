@@ -71,7 +71,8 @@ class Model(abc.ABC):
       vocabulary_size: V, where x(t) is a token, an integer in [0, V), of any integer dtype; None
         where it is not, or where V is unknown.
       causal: whether y(t) depends on no input after t; if not, `scan` is given the whole series.
-      opaque: whether a step is one function, whose work cannot be parallelized over time.
+      opaque: whether each recurrence in it is one function of a step, whose work cannot be
+        parallelized over time.
       divisible: whether nothing but the states of affine cells goes from step to step, so that time
         can be split over devices (`BPTT(over=…)`).
       passing: whether it is made for one call around a lasting model, its first field: compiled

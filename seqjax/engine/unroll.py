@@ -21,7 +21,7 @@ from seqjax.engine.schedule import batch_size
 from seqjax.ops._jax import is_impure, uses
 from seqjax.ops.shift import spread
 
-__all__ = ["run", "unroll"]
+__all__ = ["run", "step_by_step", "unroll"]
 
 _BPTT = BPTT()
 
@@ -85,11 +85,14 @@ def unroll(
     first, whole = place(adjoint.over, xs, time)
     steps = _steps(time, length, mask, reset, first, whole)
     steps = steps._replace(key=step_keys(model, key, time, first))
-    check_tokens("xs", given, model.vocabulary_size, steps.valid)
+    tokens = given[0] if model.passing else given  # x(t) is the first of what it reads, then
+    check_tokens("xs", tokens, model.vocabulary_size, steps.valid)
     if time == 0:
         return state, _no_outputs(model, params, state, xs)
     # What a batch on explicit axes has in common gets its gradient there: its type must say where.
     params, xs = placed_with((params, xs), (xs, state, steps))
+    # Inside `shard_map` it is summed over devices here: once, not in each chunk or at each step.
+    params = vary_with(params, (xs, state, steps))
     state = vary_with(_spread_over_batch(state, xs), (params, xs, steps))
     xs = fill(steps.valid, xs)
     if reverse:
@@ -104,8 +107,8 @@ def run(
 ) -> tuple[PyTree, PyTree]:
     """Runs `model.scan` over a series, T ≥ 1, chunk by chunk as the adjoint says.
 
-    A model that reads the future gets the series undivided. Steps with side effects, and opaque
-    steps, run one by one.
+    A model that reads the future gets the series undivided. Steps with side effects run one by
+    one, and so do those of an opaque model.
     """
     if not model.causal:
         return model.scan(params, state, xs, steps, adjoint)
@@ -115,11 +118,11 @@ def run(
     impure = _is_impure(model, params, state, x)
     if step_bytes and not impure:
         params, state, xs = adjoint.guard((params, state, xs))
-    stepwise = impure or (model.opaque and not adjoint.bounds_memory)
-    adjoint = adjoint.stepwise() if stepwise else adjoint
+    opaque = model.opaque and not adjoint.bounds_memory
+    adjoint = adjoint.stepwise() if impure or opaque else adjoint
     adjoint = adjoint.resolve(length_of(xs), batch * step_bytes, batch * state_bytes, batch)
-    in_windows = compiled(_in_windows, model, ("adjoint", "stepwise"), (params, state, xs, steps))
-    return in_windows(params, state, xs, steps, adjoint=adjoint, stepwise=stepwise)
+    in_windows = compiled(_in_windows, model, ("adjoint", "impure"), (params, state, xs, steps))
+    return in_windows(params, state, xs, steps, adjoint=adjoint, impure=impure)
 
 
 def _in_windows(
@@ -130,17 +133,22 @@ def _in_windows(
     steps: Steps,
     *,
     adjoint: Adjoint,
-    stepwise: bool,
+    impure: bool,
 ) -> tuple[PyTree, PyTree]:
     def window(params: PyTree, state: PyTree, inputs: Any) -> tuple[PyTree, PyTree]:
-        xs, steps = inputs
-        if not stepwise:
-            return model.scan(params, state, xs, steps, adjoint)
-        reset_state = state if steps.reset is None else model.initial_state(params)
-        step = one_by_one(partial(one_step, model, adjoint.bound), params)
-        return plain_scan(step, state, reset_state, (xs, steps.key), steps.without_key)
+        scan = partial(step_by_step, model) if impure else model.scan
+        return scan(params, state, *inputs, adjoint)
 
     return adjoint.windows(window, params, state, xs, steps)
+
+
+def step_by_step(
+    model: Model, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
+) -> tuple[PyTree, PyTree]:
+    """`model.scan`, as a plain scan of the whole step that JAX differentiates."""
+    reset_state = state if steps.reset is None else model.initial_state(params)
+    step = one_by_one(partial(one_step, model, adjoint.bound), params)
+    return plain_scan(step, state, reset_state, (xs, steps.key), steps.without_key)
 
 
 def _is_impure(model: Model, params: PyTree, state: PyTree, x: PyTree) -> bool:

@@ -16,6 +16,7 @@ from seqjax.engine.adjoint import Adjoint
 from seqjax.engine.bound import Bound
 from seqjax.engine.model import NoInitialState, StreamedModel
 from seqjax.engine.recurrence import StepRecurrence, Steps
+from seqjax.engine.unroll import step_by_step
 
 __all__ = ["from_step"]
 
@@ -31,11 +32,11 @@ def from_step(
     """A model from a step function, with masks, resets, chunks and truncation like any other.
 
     It takes the time and the memory of a `lax.scan` of the step. With a `chunk` or a `store` given
-    to `BPTT`, or within a `stack`, the recursion runs instead: the whole step counts as the
-    pre-activation, its activation is the identity, and it is computed again, in parallel over a
-    chunk, for the backward pass. That takes a fraction of the memory, and less time or more, by the
-    step and the sizes. If you give its structure to `seqjax.Cell` instead, matmuls leave the
-    loop too.
+    to `BPTT`, or in a `stack` with a recurrence of another kind, the recursion runs instead: the
+    whole step counts as the pre-activation, its activation is the identity, and it is computed
+    again, in parallel over a chunk, for the backward pass. That takes a fraction of the memory, and
+    less time or more, by the step and the sizes. If you give its structure to `seqjax.Cell`
+    instead, matmuls leave the loop too.
 
     Args:
       init: `init(key) -> params`.
@@ -127,6 +128,8 @@ class FromStep(StreamedModel):
     def scan(
         self, params: PyTree, state: PyTree, xs: PyTree, steps: Steps, adjoint: Adjoint
     ) -> tuple[PyTree, PyTree]:
+        if adjoint.plain:
+            return step_by_step(self, params, state, xs, steps, adjoint)
         x, key = step_spec(xs), None if steps.key is None else steps.key[0]
         y = jax.eval_shape(partial(self.checked, key=key), params, state, x)[1]
         y = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), y)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 from support.comparison import floats, relative_error
-from support.devices import print_rows, results, start_file
+from support.devices import collectives, print_rows, results, start_file
 from support.oracles import grad, outputs_and_gradient
 from support.table import BY_NAME, I, normal, problem
 
@@ -203,38 +202,16 @@ def a_million_steps(dtype):
 
 def communication():
     """What devices exchange for the gradient of a series of this length, and where."""
-    for name in ("lru", "min-gru", "deep"):
+    masked = lambda time: {"mask": jnp.arange(time) % 5 != 1, "reset": jnp.arange(time) % 7 == 2}
+    runs = ("lru", None), ("lru", masked), ("min-gru", None), ("deep", None)
+    for name, series in runs:
         model = model_of(name)
         for time in (8 * DEVICES, 128 * DEVICES):
             params, xs, state = problem(model, time)
-            program = compiled(split_run(model)).lower(params, xs, state).compile().as_text()
+            split = split_run(model, series and series(time))
+            program = compiled(split).lower(params, xs, state).compile().as_text()
+            assert " while(" in program  # or the loops were not read
             yield {"name": name, "time": time, **collectives(program)}
-
-
-def collectives(program):
-    """The shapes that they exchange by kind, and how many of them a loop repeats."""
-    blocks = {}
-    for block in re.split(r"\n(?=\S)", program):
-        named = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(", block)
-        if named:
-            blocks[named[1]] = block
-    kind = re.compile(r"= (.*?) (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(")
-    called = {
-        name: set(re.findall(r"(?:to_apply|body|condition|calls)=%?([\w.\-]+)", block))
-        for name, block in blocks.items()
-    }
-    repeated = {
-        body for block in blocks.values() for body in re.findall(r"body=%?([\w.\-]+)", block)
-    }
-    assert repeated  # or nothing was read
-    while more := {inner for name in repeated for inner in called[name]} - repeated:
-        repeated |= more
-    shape = lambda found: re.sub(r"\{[^}]*\}", "", found)
-    exchanged = {name: [(k, shape(s)) for s, k in kind.findall(b)] for name, b in blocks.items()}
-    return {
-        "exchanged": sorted(pair for pairs in exchanged.values() for pair in pairs),
-        "in loops": sorted(pair for name in repeated for pair in exchanged[name]),
-    }
 
 
 # Running them.

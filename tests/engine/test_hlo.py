@@ -178,7 +178,8 @@ def test_chunks_and_what_they_store_order_the_memory(name):
     assert states < 0.5 * whole
 
 
-def test_an_own_step_costs_what_a_scan_of_it_costs():
+@pytest.mark.parametrize("stacked", [False, True])
+def test_an_own_step_costs_what_a_scan_of_it_costs(stacked):
     """As many operations and bytes as `lax.scan` of the same step takes, forward and backward."""
 
     def step(params, h, x):
@@ -188,6 +189,7 @@ def test_an_own_step_costs_what_a_scan_of_it_costs():
     size, time, batch = 16, 64, 8
     params = {"w": jnp.ones((size, size)), "r": jnp.ones((size, size)), "b": jnp.ones(size)}
     own = sj.from_step(lambda key: params, step, lambda params: jnp.zeros(size))
+    stack = sj.stack(own, jnp.cos)
 
     def cost(run):
         of = lambda params, xs: jnp.sum(jax.vmap(run, (None, 0))(params, xs)[1])
@@ -195,6 +197,10 @@ def test_an_own_step_costs_what_a_scan_of_it_costs():
         found = jax.jit(jax.grad(of, (0, 1))).lower(params, xs).compile()
         return found.cost_analysis()["flops"], found.memory_analysis().temp_size_in_bytes
 
-    plain = cost(lambda p, xs: jax.lax.scan(functools.partial(step, p), jnp.zeros(size), xs))
-    ours = cost(functools.partial(sj.unroll, own))
+    def plainly(params, xs):
+        state, ys = jax.lax.scan(functools.partial(step, params), jnp.zeros(size), xs)
+        return state, jnp.cos(ys) if stacked else ys
+
+    in_stack = lambda params, xs: sj.unroll(stack, (params, ()), xs)
+    plain, ours = cost(plainly), cost(in_stack if stacked else functools.partial(sj.unroll, own))
     assert all(a <= 1.05 * b for a, b in zip(ours, plain, strict=True))

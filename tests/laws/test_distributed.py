@@ -10,7 +10,7 @@ import operator
 import socket
 
 import pytest
-from support.devices import kinds_of, print_rows, results, start_file
+from support.devices import collectives, kinds_of, print_rows, results, start_file
 
 DEVICES = 8
 # An opaque step, delay lines in and out, an LSTM and a GRU; all models before a release.
@@ -23,14 +23,15 @@ SELECTS_A_SCALAR = {"own-step", "stack-with-own", "jordan"}
 
 
 # What the programs do.
-def problem_of(name, size=16):
+def problem_of(name, size=16, dtype=None):
     """A model, its parameters, and arguments of `unroll` with a batch axis."""
     import jax
     import jax.numpy as jnp
     import numpy as np
     from support.table import CASES, problem, series
 
-    (model,) = (case.model for case in CASES if case.name == name)
+    (case,) = (case for case in CASES if case.name == name)
+    model = case.model if dtype is None else case.make(dtype)
     params, _, state = problem(model, 1)
     rng = np.random.default_rng(0)
     batch = {
@@ -123,10 +124,33 @@ def on_eight_devices(*names):
                     "where": f"{name}, {own}, {common}, {way}",
                     "error": relative_error(jax.device_get(ours), theirs),
                     "kinds": kinds_of(program),
+                    "in a loop": way == "shard_map" and collectives(program.as_text())["in loops"],
                     "d_xs stays split": all(
                         d.sharding.is_equivalent_to(split, d.ndim) for d in d_xs
                     ),
                 }
+
+
+def in_half_precision(*names):
+    """The gradient in `shard_map` beside that of one device."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import AxisType
+    from jax.sharding import PartitionSpec as P
+    from support.comparison import relative_error
+
+    mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(AxisType.Auto,))
+    for name in names:
+        model, params, batch = problem_of(name, dtype=jnp.bfloat16)
+        div, at = divergence(model), (params, {"xs": batch["xs"]})
+        mapped = jax.shard_map(
+            lambda *part, div=div: jax.lax.psum(div(*part), "batch"),
+            mesh=mesh,
+            in_specs=(P(), P("batch")),
+            out_specs=P(),
+        )
+        found = [jax.device_get(gradient(total, 0)(*at)) for total in (mapped, div)]
+        yield {"where": name, "error": relative_error(*found)}
 
 
 def params_off_the_mesh():
@@ -293,7 +317,20 @@ def test_a_batch_over_eight_devices(part):
             continue
         assert result["error"] <= 1e-10, result
         assert result["kinds"] == ALL_REDUCE_ONLY, result
+        assert not result["in a loop"], result
         assert result["d_xs stays split"], result
+
+
+@pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
+def test_a_batch_over_eight_devices_in_half_precision(part):
+    from support.table import KINDS
+
+    rest = [case.name for case in KINDS if case.name != "gru"]
+    names = rest[part - 1 :: 2] if part else ["gru"]
+    found = results(start(DEVICES, "in_half_precision", *names))
+    assert [result["where"] for result in found] == names
+    for result in found:
+        assert result["error"] <= 0.05, result
 
 
 def test_training_over_eight_devices():

@@ -92,6 +92,9 @@ def test_what_wrappers_say_of_what_they_hold():
     assert sj.residual(own).opaque
     assert sj.branches(own, own).opaque
     assert not sj.branches(own, GRU).opaque
+    assert sj.stack(sj.dense(I, I), own).opaque
+    assert not sj.stack(own, tdnn).opaque
+    assert not sj.stack(jnp.tanh).opaque
     tokens = sj.branches(sj.embed(5, 2), sj.embed(7, 3))
     assert tokens.vocabulary_size == 5
     assert tokens.input_spec.dtype == jnp.int32

@@ -54,6 +54,8 @@ def test_a_known_token_outside_the_vocabulary_is_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             sj.unroll(model, model.init(jax.random.key(0)), jnp.array(tokens))
+    with pytest.raises(ValueError, match=r"xs: expected symbols in \[0, 5\), got 5"):
+        sj.trajectory(WRITER, PARAMS_OF_WRITER, jnp.array([5]))
     with pytest.raises(ValueError, match=r"x: expected symbols in \[0, 5\), got -3"):
         WRITER.step(PARAMS_OF_WRITER, WRITER.initial_state(PARAMS_OF_WRITER), jnp.array(-3))
     with jax.enable_x64(False):  # where JAX makes 3 of it

@@ -56,3 +56,28 @@ def kinds_of(program):
     """The ways in which the devices communicate."""
     kinds = r" (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
     return sorted(set(re.findall(kinds, program.as_text())))
+
+
+def collectives(program):
+    """What devices exchange in the text of a program, kinds and shapes, and what of it in loops."""
+    blocks = {}
+    for block in re.split(r"\n(?=\S)", program):
+        named = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(", block)
+        if named:
+            blocks[named[1]] = block
+    kind = re.compile(r"= (.*?) (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(")
+    called = {
+        name: set(re.findall(r"(?:to_apply|body|condition|calls)=%?([\w.\-]+)", block))
+        for name, block in blocks.items()
+    }
+    repeated = {
+        body for block in blocks.values() for body in re.findall(r"body=%?([\w.\-]+)", block)
+    }
+    while more := {inner for name in repeated for inner in called[name]} - repeated:
+        repeated |= more
+    shape = lambda found: re.sub(r"\{[^}]*\}", "", found)
+    exchanged = {name: [(k, shape(s)) for s, k in kind.findall(b)] for name, b in blocks.items()}
+    return {
+        "exchanged": sorted(pair for pairs in exchanged.values() for pair in pairs),
+        "in loops": sorted(pair for name in repeated for pair in exchanged[name]),
+    }
