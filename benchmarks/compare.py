@@ -3,7 +3,7 @@
     pip install -e '.[bench]'
     python -m benchmarks.compare                  # all of it; writes benchmarks/results/
     python -m benchmarks.compare --cells lstm     # these rows anew, the others stay
-    python -m benchmarks.compare --devices 1      # one device alone
+    python -m benchmarks.compare --devices 1 --dry  # one device alone
 
 Every library holds the same weights, and is used as its own documentation says, on batch-first
 data; seqjax is written for one series and batched by `jax.vmap`. Before any timing the
@@ -197,6 +197,15 @@ def main():
         earlier = json.loads(path.read_text())
         if all(earlier[name] == report[name] for name in ("versions", "devices")):
             report = earlier | {"matmul_peak_gflops": report["matmul_peak_gflops"]}
+        elif (
+            earlier["devices"] != report["devices"]
+            or options.sizes
+            or set(options.cells) != {*peers.GATES}
+        ):
+            parser.error(
+                f"--dry: expected where the versions or the devices are not those of {path.name}, "
+                "whose other rows would be lost"
+            )
     grid = [("one layer", shape) for shape in (GRID if on_cpu else GPU_GRID)]
     grid += NETWORKS
     for kind in options.cells:

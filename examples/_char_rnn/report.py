@@ -21,6 +21,8 @@ def describe(options, data: Data, params, done: int, devices) -> str:
     console.print(f"model       {title}: {count:,} parameters")
     kind = devices.mesh.devices.flat[0].device_kind
     of = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    idle = jax.device_count() - devices.mesh.size
+    of += f" ({idle} more stand idle)" if idle else ""
     console.print(f"devices     {devices.mesh.size} × {kind}{of}, each with a part of the streams")
     console.print(f"training    {options.steps:,} updates of {size} characters, "
                   f"{options.steps / per_epoch:.2g} epochs; Ctrl-C saves and stops")  # fmt: skip

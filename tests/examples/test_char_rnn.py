@@ -5,6 +5,7 @@ It runs in processes of its own, as a user runs it: float32, where the suite has
 
 import importlib
 import json
+import os
 import random
 import signal
 from pathlib import Path
@@ -40,6 +41,10 @@ def whole(text, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     printed, _ = run("char_rnn", f"--data={text}", f"--out={out}", *TINY)
     assert "update 400: " in printed
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    used = max(n for n in (1, 2, 4) if n <= cores)  # all that divide the 4 streams
+    idle = f" ({cores - used} more stand idle)" if cores > used else ""
+    assert f"devices     {used} × cpu{idle}, each with a part" in printed
     assert "bits/char" in printed
     return out
 
@@ -95,6 +100,8 @@ def example():
         (["--top-p=2"], "--top-p: expected a number from 1e-06 to 1.0, got '2'"),
         (["--data=no/such.txt"], "--data: expected a text file in UTF-8, got"),
         (["--batch-size=3000"], "= 195,000 characters to train on and 65 to validate, got"),
+        (["--devices=1000"], "--devices: expected at most"),
+        (["--devices=1", "--batch-size=0"], "--batch-size: expected"),
         (["--sample=5"], "--out: expected a folder with a checkpoint, got"),
         (["--resume"], "--out: expected a folder with a checkpoint, got"),
         (["--resume", "--sample=5"], "not allowed with argument"),
