@@ -23,15 +23,14 @@ SELECTS_A_SCALAR = {"own-step", "stack-with-own", "jordan"}
 
 
 # What the programs do.
-def problem_of(name, size=16, dtype=None):
+def problem_of(name, size=16):
     """A model, its parameters, and arguments of `unroll` with a batch axis."""
     import jax
     import jax.numpy as jnp
     import numpy as np
     from support.table import CASES, problem, series
 
-    (case,) = (case for case in CASES if case.name == name)
-    model = case.model if dtype is None else case.make(dtype)
+    (model,) = (case.model for case in CASES if case.name == name)
     params, _, state = problem(model, 1)
     rng = np.random.default_rng(0)
     batch = {
@@ -138,11 +137,13 @@ def in_half_precision(*names):
     from jax.sharding import AxisType
     from jax.sharding import PartitionSpec as P
     from support.comparison import relative_error
+    from support.table import CASES, series
 
     mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(AxisType.Auto,))
     for name in names:
-        model, params, batch = problem_of(name, dtype=jnp.bfloat16)
-        div, at = divergence(model), (params, {"xs": batch["xs"]})
+        (model,) = (case.make(jnp.bfloat16) for case in CASES if case.name == name)
+        params = model.init(jax.random.key(0))
+        div, at = divergence(model), (params, {"xs": series(model, 0, 16, 7, dtype=jnp.bfloat16)})
         mapped = jax.shard_map(
             lambda *part, div=div: jax.lax.psum(div(*part), "batch"),
             mesh=mesh,
@@ -322,7 +323,7 @@ def test_a_batch_over_eight_devices(part):
 
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
-def test_a_batch_over_eight_devices_in_half_precision(part):
+def test_half_precision_over_eight_devices(part):
     from support.table import KINDS
 
     rest = [case.name for case in KINDS if case.name != "gru"]
