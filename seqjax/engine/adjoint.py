@@ -36,6 +36,7 @@ class Adjoint(abc.ABC):
     """
 
     over: str | None = None
+    plain = False  # whether an opaque model's steps run one by one, for JAX to differentiate
 
     def resolve(
         self, steps: int, preactivation_bytes: int, state_bytes: int, batch: int = 1
@@ -57,11 +58,6 @@ class Adjoint(abc.ABC):
     def flipped(self) -> "Adjoint":
         """The same for a series in reverse order."""
         return self
-
-    @property
-    def plain(self) -> bool:
-        """Whether JAX differentiates the steps of an opaque model, one after the other."""
-        return False
 
     @property
     def bounds_memory(self) -> bool:
@@ -133,7 +129,8 @@ class BPTT(Adjoint):
         function.
       scan: how cells with `coefficients` run, forward and backward: in a "loop", or as an
         "associative" scan (Blelloch 1990), which other models refuse, and which cannot clip. If
-        None, chosen from the backend and the number of steps, for each cell.
+        None, chosen by backend and number of steps, for each cell. A state is exact to some √n eps,
+        n the steps that it remembers; a complex one in an associative scan to ten times that.
       over: the name of a mesh axis that time is split over: `sj.unroll` runs in a `jax.shard_map`,
         and its xs, mask and reset (and keys, if given one a step) are the steps that one device
         holds, T of n T; ys are those steps too. State and length are of the whole series, which

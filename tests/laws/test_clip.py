@@ -25,7 +25,7 @@ def gradients(case, stepwise, adjoint):
     model, steps = case.model, Steps(jnp.arange(T) != 3, jnp.arange(T) == 4)
 
     def loss(params, xs, state):
-        runs = _in_windows(model, params, state, xs, steps, adjoint=adjoint, stepwise=stepwise)
+        runs = _in_windows(model, params, state, xs, steps, adjoint=adjoint, impure=stepwise)
         valid = lambda a: a[np.arange(T) != 3] if a.ndim and a.shape[0] == T else a
         return sum(jnp.sum(jnp.sin(valid(a)).real) for a in floats(runs))
 
