@@ -6,14 +6,16 @@ First h(t) = a(t) ∘ h(t-1) + b(t) alone, of a and b that are given, by `sj.Cel
 a loop (what it is on a CPU) and as an associative scan, against a `lax.scan` and a
 `lax.associative_scan` that JAX differentiates. Beside them one streaming pass over the arrays that
 the recurrence must read and write: forward a, b and h; with the gradient h again, ∂L/∂h, ∂L/∂a and
-∂L/∂b besides. Then the LRU as a layer, in a batch, against those of memax and discretax. All in
-turn in one process, by wall clock. A peer that is not installed is left out: discretax is for
-Python 3.12.
+∂L/∂b besides. Then layers, in a batch: the LRU against those of memax and discretax, and each
+affine cell against an associative scan of its own coefficients, written by hand and differentiated
+by JAX; S5 against that of discretax as well. All in turn in one process, by wall clock. A peer that
+is not installed is left out: discretax is for Python 3.12.
 """
 
 import argparse
 import json
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jax
@@ -27,6 +29,7 @@ from benchmarks.timing import interleaved, rounded
 RESULTS = Path(__file__).resolve().parent / "results"
 ALONE = ((1024, 1024), (1024, 8192), (16384, 256))  # T, F
 LAYERS = ((1024, 8, 128), (4096, 1, 128), (256, 32, 256))  # T, B, F; as many states
+CELLS = {"min_gru": 2, "min_lstm": 2, "rg_lru": 1, "lru": 3, "s5": 3}  # how many sizes each has
 
 
 def bare(features):
@@ -136,12 +139,56 @@ def run_memax(fixed, params, xs):
     return model(model.initialize_carry(), (xs, start))[1]
 
 
+def by_hand(cell, params, xs):
+    """What `sj.unroll` computes from the initial state 0, over all steps at once."""
+    a, b = jax.vmap(lambda x: cell.coefficients(cell.project(params, x)))(xs)
+    ys = jax.vmap(partial(cell.readout, params))(lax.associative_scan(combine, (a, b))[1])
+    if cell.feedthrough is None:
+        return ys
+    return ys + jax.vmap(partial(cell.feedthrough, params))(xs)
+
+
+def of_cell(kind, features):
+    """The same for one of the library's cells."""
+    cell = getattr(sj, kind)(*[features] * CELLS[kind])
+    params = cell.init(jax.random.key(0))
+    found = {
+        "seqjax": (params, lambda params, xs: sj.unroll(cell, params, xs)[1]),
+        "by hand": (params, partial(by_hand, cell)),
+    }
+    xs = jax.random.normal(jax.random.key(1), (64, features))
+    ours, theirs = (run(params, xs) for _, run in found.values())
+    if not jnp.allclose(ours, theirs, rtol=1e-3, atol=1e-4):
+        raise AssertionError(f"{kind}: expected the same outputs of seqjax and by hand")
+    if kind == "s5":
+        try:
+            import equinox as eqx
+            from discretax.sequence_mixers.s5 import S5SequenceMixer
+        except ImportError:
+            print("without discretax, which is not installed")
+        else:
+            key = jax.random.key(0)
+            mixer = S5SequenceMixer(features, key, state_dim=features)
+            discretax, rest = eqx.partition(mixer, eqx.is_inexact_array)
+            found["discretax"] = discretax, lambda params, xs: eqx.combine(params, rest)(xs, key)
+    return found
+
+
 def measure_layer(shape, seconds):
+    yield from measure_runs("LRU", layers(shape[2]), shape, seconds)
+
+
+def measure_cells(shape, seconds):
+    for kind in CELLS:
+        yield from measure_runs(f"sj.{kind}", of_cell(kind, shape[2]), shape, seconds)
+
+
+def measure_runs(title, runs, shape, seconds):
     steps, batch, features = shape
     xs, weights = jax.random.normal(jax.random.key(1), (2, batch, steps, features))
     for what in ("forward", "gradient"):
         calls = {}
-        for name, (params, run) in layers(features).items():
+        for name, (params, run) in runs.items():
             batched = jax.vmap(run, (None, 0))
             loss = lambda params, xs, batched=batched: jnp.sum(weights * batched(params, xs))
             function = batched if what == "forward" else jax.grad(loss, (0, 1))
@@ -149,7 +196,7 @@ def measure_layer(shape, seconds):
         ms = interleaved(calls, seconds)
         peers = [time for name, time in ms.items() if not name.startswith("seqjax")]
         best = {"best peer/seqjax": round(min(peers) / ms["seqjax"], 2)} if peers else {}
-        yield {"what": f"LRU, {what}", "shape": list(shape), "ms": rounded(ms), **best}
+        yield {"what": f"{title}, {what}", "shape": list(shape), "ms": rounded(ms), **best}
 
 
 def main():
@@ -157,12 +204,19 @@ def main():
     parser.add_argument("--seconds", type=float, default=10.0, help="of timing for each row")
     options = parser.parse_args()
     rows = []
-    for measure, shapes in ((measure_alone, ALONE), (measure_layer, LAYERS)):
+    measured = (measure_alone, ALONE), (measure_layer, LAYERS), (measure_cells, LAYERS[:1])
+    for measure, shapes in measured:
         for shape in shapes:
             for row in measure(shape, options.seconds):
                 rows.append(row)
                 print(row, flush=True)
-    report = {"device": device(), "jax": jax.__version__, "seqjax": sj.__version__, "rows": rows}
+    versions = {"jax": jax.__version__, "seqjax": sj.__version__}
+    for peer in ("memax", "discretax"):
+        try:
+            versions[peer] = version(peer)
+        except PackageNotFoundError:
+            versions[peer] = "not installed"
+    report = {"device": device(), **versions, "rows": rows}
     (RESULTS / f"affine_{slug()}.json").write_text(json.dumps(report, indent=1) + "\n")
 
 

@@ -136,8 +136,9 @@ def _in_windows(
     impure: bool,
 ) -> tuple[PyTree, PyTree]:
     def window(params: PyTree, state: PyTree, inputs: Any) -> tuple[PyTree, PyTree]:
+        xs, steps = inputs
         scan = partial(step_by_step, model) if impure else model.scan
-        return scan(params, state, *inputs, adjoint)
+        return scan(params, state, xs, steps, adjoint)
 
     return adjoint.windows(window, params, state, xs, steps)
 
