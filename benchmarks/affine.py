@@ -13,6 +13,7 @@ is not installed is left out: discretax is for Python 3.12.
 """
 
 import argparse
+import importlib
 import json
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -116,19 +117,22 @@ def layers(features):
     else:
         memax, fixed = eqx.partition(LRU(features, features, key), eqx.is_inexact_array)
         found["memax"] = (memax, partial(run_memax, fixed))
+    return found | of_discretax("lru", features)
+
+
+def of_discretax(kind, features):
+    """Its layer of this kind as in `layers`; nothing if it is not installed."""
     try:
         import equinox as eqx
-        from discretax.sequence_mixers.lru import LRUSequenceMixer
+
+        mixers = importlib.import_module(f"discretax.sequence_mixers.{kind}")
     except ImportError:
         print("without discretax, which is not installed")
-    else:
-        mixer = LRUSequenceMixer(features, key, state_dim=features)
-        discretax, rest = eqx.partition(mixer, eqx.is_inexact_array)
-        found["discretax"] = (
-            discretax,
-            lambda params, xs: eqx.combine(params, rest)(xs, key),
-        )
-    return found
+        return {}
+    key = jax.random.key(0)
+    mixer = getattr(mixers, f"{kind.upper()}SequenceMixer")(features, key, state_dim=features)
+    params, rest = eqx.partition(mixer, eqx.is_inexact_array)
+    return {"discretax": (params, lambda params, xs: eqx.combine(params, rest)(xs, key))}
 
 
 def run_memax(fixed, params, xs):
@@ -160,18 +164,7 @@ def of_cell(kind, features):
     ours, theirs = (run(params, xs) for _, run in found.values())
     if not jnp.allclose(ours, theirs, rtol=1e-3, atol=1e-4):
         raise AssertionError(f"{kind}: expected the same outputs of seqjax and by hand")
-    if kind == "s5":
-        try:
-            import equinox as eqx
-            from discretax.sequence_mixers.s5 import S5SequenceMixer
-        except ImportError:
-            print("without discretax, which is not installed")
-        else:
-            key = jax.random.key(0)
-            mixer = S5SequenceMixer(features, key, state_dim=features)
-            discretax, rest = eqx.partition(mixer, eqx.is_inexact_array)
-            found["discretax"] = discretax, lambda params, xs: eqx.combine(params, rest)(xs, key)
-    return found
+    return found | (of_discretax(kind, features) if kind == "s5" else {})
 
 
 def measure_layer(shape, seconds):

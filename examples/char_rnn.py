@@ -99,7 +99,8 @@ def train(options, checkpoints) -> bool:
     done, history = 0, {"loss": [], "grad_norm": [], "val": []}
     if options.resume:
         done, history, params, carried = resume(checkpoints, options, data, params, carried)
-    (opt_state, states), title = carried, describe(options, data, params, done, devices)
+    opt_state, states = carried
+    title = describe(options, data, params, done, devices)
     per_epoch, seconds, reports = (data.streams.shape[1] - 1) // span, [], []
     with interruptible() as interrupted, progress_bar(done, options.steps) as (progress, bar):
         while done < options.steps and not interrupted(done):
@@ -110,7 +111,6 @@ def train(options, checkpoints) -> bool:
             states, done = report.aux, done + 1
             validates = done % options.eval_every == 0 or done == options.steps
             reports.append(report._replace(aux=None))
-            # The last is read when the next update has begun: the devices do not wait for us.
             record(history, reports, but=0 if validates or not seconds else 1)
             seconds.append(time.perf_counter() - start)
             speed = batch * span / np.median(seconds[-50:])  # not the mean: the first compiles

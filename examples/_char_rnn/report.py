@@ -43,7 +43,10 @@ def progress_bar(done: int, steps: int):
 
 
 def record(history: dict, reports: list, but: int = 0):
-    """Adds the loss, in bits, and the norm of the gradient to the history, but of the last few."""
+    """Adds the loss, in bits, and the norm of the gradient to the history, but of the last few.
+
+    The last is read when the next update has begun, so that the devices do not wait for it.
+    """
     while len(reports) > but:
         report = reports.pop(0)
         history["loss"].append(float(report.loss) / math.log(2))

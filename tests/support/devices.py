@@ -52,10 +52,12 @@ def print_rows(names):
         print(json.dumps(row), flush=True)
 
 
+COMMUNICATION = r" (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
+
+
 def kinds_of(program):
     """The ways in which the devices communicate."""
-    kinds = r" (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
-    return sorted(set(re.findall(kinds, program.as_text())))
+    return sorted(set(re.findall(COMMUNICATION, program.as_text())))
 
 
 def collectives(program):
@@ -65,7 +67,7 @@ def collectives(program):
         named = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(", block)
         if named:
             blocks[named[1]] = block
-    kind = re.compile(r"= (.*?) (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(")
+    kind = re.compile(f"= (.*?){COMMUNICATION}")
     called = {
         name: set(re.findall(r"(?:to_apply|body|condition|calls)=%?([\w.\-]+)", block))
         for name, block in blocks.items()
