@@ -29,7 +29,7 @@ from seqjax.engine.cotangents import inexact, instantiate
 from seqjax.engine.recurrence import Recurrence, Steps, over_steps, vary_with
 from seqjax.engine.schedule import unroll
 from seqjax.ops.hoist import hoist
-from seqjax.ops.shift import shifted
+from seqjax.ops.shift import shifted, spread
 
 __all__ = ["Affine", "affine_scan", "affine_step", "input_as_preactivation"]
 
@@ -130,7 +130,9 @@ def _through_steps(
     """At a reset h(t) = a(t) ∘ the reset state + b(t); at an invalid step h(t) = h(t-1)."""
     if steps.reset is None and steps.valid is None:
         return a, b
-    a = jax.tree.map(lambda a, b: a if a.ndim == b.ndim else jnp.broadcast_to(a, b.shape), a, b)
+    # So that what all steps of a batch share gets one gradient, summed over both at once.
+    repeat = lambda leaf, b: leaf if leaf.ndim == b.ndim else spread(leaf, b[0], len(b))
+    a, starts = jax.tree.map(repeat, a, b), jax.tree.map(repeat, reset_state, b)
 
     def at_t(start: PyTree, a: PyTree, b: PyTree, reset: Any, valid: Any) -> tuple[PyTree, PyTree]:
         zeros, ones = jax.tree.map(jnp.zeros_like, a), jax.tree.map(jnp.ones_like, a)
@@ -141,7 +143,7 @@ def _through_steps(
             a, b = where(valid, a, ones), where(valid, b, zeros)
         return a, b
 
-    return over_steps(at_t, reset_state, a, b, steps.reset, steps.valid)
+    return jax.vmap(at_t)(starts, a, b, steps.reset, steps.valid)
 
 
 # From here on: lists of leaves, [T, …], but for an `a` that does not change.
@@ -160,7 +162,8 @@ def forward(parallel: bool, a: list, b: list, state: list) -> tuple[list, list]:
         h_t = [a * h + b for a, h, b in zip(rest(series_t), h_prev, b_t, strict=True)]
         return h_t, h_t
 
-    return lax.scan(step, state, (series, b), unroll=_unroll(b))
+    at_once = unroll(length_of(b), jax.default_backend())
+    return lax.scan(step, state, (series, b), unroll=at_once)
 
 
 def backward(
@@ -187,13 +190,9 @@ def backward(
         return (where(cut_t, [jnp.zeros_like(a) for a in a_t], a_t), lam), lam
 
     ones = [jnp.ones_like(d) for d in d_last]
-    inputs, at_once = (series, d_states, cut), _unroll(d_states)
+    inputs, at_once = (series, d_states, cut), unroll(length_of(d_states), jax.default_backend())
     (a_first, lam_first), lam = lax.scan(step, (ones, d_last), inputs, reverse=True, unroll=at_once)
     return [a * lam for a, lam in zip(a_first, lam_first, strict=True)], lam
-
-
-def _unroll(series: list) -> int:
-    return unroll(length_of(series), jax.default_backend())
 
 
 def _with_time(a: list, series: list) -> list:

@@ -19,6 +19,7 @@ __all__ = [
     "Literal",
     "Primitive",
     "ad",
+    "axes_of",
     "batching",
     "buffer_of",
     "eval_jaxpr",
@@ -33,8 +34,10 @@ __all__ = [
     "number_of_devices",
     "on_mesh",
     "part_of",
-    "sharding_of_rows",
+    "repeated",
+    "sharding",
     "skipping",
+    "type_of_result",
     "uses",
     "vary_over",
     "varying_axes",
@@ -183,27 +186,46 @@ def explicit_mesh(*arrays: Any) -> Any:
 
     Such an array has its sharding in its type: `aval.sharding.mesh.axis_types`.
     """
-    explicit = jax.sharding.AxisType.Explicit
     meshes = (jax.typeof(a).sharding.mesh for a in arrays)
-    return next((mesh for mesh in meshes if explicit in mesh.axis_types), None)
+    return next(filter(_is_explicit, meshes), None)
 
 
-def has_explicit_axes(*arrays: Any) -> bool:
-    """Whether one of the arrays lies on such a mesh."""
-    return explicit_mesh(*arrays) is not None
+def _is_explicit(mesh: Any) -> bool:
+    return jax.sharding.AxisType.Explicit in mesh.axis_types
 
 
-def sharding_of_rows(table: Any, numbers: Any) -> Any:
-    """How `table[numbers]` lies on such a mesh, which JAX does not choose; None without.
+def has_explicit_axes(*types: Any) -> bool:
+    """Whether an array of one of these types (`jax.typeof`) lies on such a mesh."""
+    return any(_is_explicit(aval.sharding.mesh) for aval in types)
 
-    `aval.sharding.spec` is that of one axis after the other, for an array without a mesh as well.
+
+def type_of_result(function: Any, *types: Any) -> Any:
+    """The type of `function` at arguments of these types, its sharding with it."""
+    (result,) = jax.make_jaxpr(function)(*types).out_avals
+    return result
+
+
+def axes_of(array: Any) -> tuple:
+    """The axes of such a mesh that each axis of an array is split over; None without."""
+    return tuple(jax.typeof(array).sharding.spec)
+
+
+def sharding(axes: tuple, *arrays: Any) -> Any:
+    """Of what is split over these axes of the explicit mesh that an array lies on; None without.
+
+    What `out_sharding` is, where JAX does not choose it.
     """
-    mesh = explicit_mesh(table, numbers)
+    mesh = explicit_mesh(*arrays)
     if mesh is None:
         return None
-    rows, of_table = (tuple(jax.typeof(a).sharding.spec) for a in (numbers, table))
-    spec = jax.sharding.PartitionSpec(*rows, *of_table[1:])
-    return jax.sharding.NamedSharding(mesh, spec)
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+
+
+def repeated(array: Any, sizes: tuple[int, ...], axes: tuple) -> Any:
+    """`array` along new leading axes of these sizes, split over these mesh axes."""
+    shape, kept = (*sizes, *array.shape), range(len(sizes), len(sizes) + array.ndim)
+    place = sharding((*axes, *axes_of(array)), array)
+    return lax.broadcast_in_dim(array, shape, tuple(kept), out_sharding=place)
 
 
 def on_mesh(mesh: Any, array: Any) -> Any:

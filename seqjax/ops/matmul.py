@@ -16,7 +16,7 @@ from jax import lax
 from seqjax import _checks
 from seqjax._tree import wide_dtype
 from seqjax._types import Array
-from seqjax.ops._jax import ad, batching, has_explicit_axes, matmul_precision
+from seqjax.ops._jax import ad, axes_of, batching, matmul_precision, repeated, sharding
 from seqjax.ops.rows import beside_rows, rows_primitive, sum_rows, vary_alike
 from seqjax.ops.shift import spread
 
@@ -47,11 +47,8 @@ def matmul(x: Array, kernel: Array, bias: Array | None = None) -> jax.Array:
     (7, 2)
     """
     rows, weights, shift = _operands(x, kernel, bias)
-    if has_explicit_axes(rows, weights):
-        y = _dot(rows, weights)
-    else:
-        # The precision that is in force here: the lowering runs when it no longer is.
-        y = _matmul.bind(*vary_alike(rows, weights), precision=matmul_precision())
+    # The precision that is in force here: the lowering runs when it no longer is.
+    y = _matmul.bind(*vary_alike(rows, weights), precision=matmul_precision())
     return add_bias(y, shift)
 
 
@@ -78,8 +75,6 @@ def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     """
     if bias is None:
         return y
-    if has_explicit_axes(y, bias):
-        return _add(bias, y)
     return _add_bias.bind(*vary_alike(bias, y))
 
 
@@ -91,7 +86,12 @@ def _pooled_dot(x: jax.Array, cotangent: jax.Array, precision: Any = None) -> ja
     rows = tuple(range(x.ndim - 1))
     dtype = wide_dtype(x.dtype)
     pooled = lax.dot_general(
-        x, cotangent, ((rows, rows), ((), ())), precision=precision, preferred_element_type=dtype
+        x,
+        cotangent,
+        ((rows, rows), ((), ())),
+        precision=precision,
+        preferred_element_type=dtype,
+        out_sharding=sharding((axes_of(x)[-1], axes_of(cotangent)[-1]), x, cotangent),
     )
     return pooled.astype(x.dtype)
 
@@ -158,7 +158,7 @@ batching.primitive_batchers[_pool] = _batch_pool
 
 
 def _add(bias: jax.Array, y: jax.Array) -> jax.Array:
-    return y + lax.broadcast_in_dim(bias, y.shape, (y.ndim - 1,))
+    return y + repeated(bias, y.shape[:-1], axes_of(y)[:-1])
 
 
 def _batch_add(operands: Any, axes: Any) -> Any:

@@ -11,7 +11,7 @@ Sums over rows and batch of half-precision numbers are formed in float32: in hal
 stop growing after a few hundred terms.
 
 Arrays on a mesh with explicit axes have their sharding in their type, and JAX's own operations know
-the rules of these types: there they are used.
+the rules of these types: there an operation has the type that JAX gives to what it does.
 """
 
 from collections.abc import Callable
@@ -20,15 +20,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from seqjax._tree import wide_dtype
 from seqjax.ops._jax import (
     Primitive,
     ad,
     batching,
+    has_explicit_axes,
     mlir,
     number_of_devices,
+    repeated,
+    type_of_result,
     vary_over,
     varying_axes,
 )
@@ -47,6 +49,8 @@ def rows_primitive(
     primitive.def_impl(jax.jit(function, static_argnames=params))
 
     def abstract_eval(*at: Any, **params: Any) -> Any:
+        if has_explicit_axes(*at):
+            return type_of_result(partial(function, **params), *at)
         return at[0].update(shape=shape_of(*(a.shape for a in at), **params), weak_type=False)
 
     primitive.def_abstract_eval(abstract_eval)
@@ -55,7 +59,7 @@ def rows_primitive(
     )
 
     def lower(ctx: Any, *operands: Any, **params: Any) -> Any:
-        one = number_of_devices(ctx) in (None, 1)
+        one = number_of_devices(ctx) in (None, 1) and not has_explicit_axes(*ctx.avals_in)
         return (together if one else apart)(ctx, *operands, **params)
 
     mlir.register_lowering(primitive, lower)
@@ -86,8 +90,7 @@ def _sum(a: jax.Array, *, rows: int) -> jax.Array:
 
 
 def _transpose_sum(cotangent: Any, a: Any, *, rows: int) -> list:
-    shape = a.aval.shape
-    return [lax.broadcast_in_dim(cotangent, shape, tuple(range(rows, len(shape))))]
+    return [repeated(cotangent, a.aval.shape[:rows], a.aval.sharding.spec[:rows])]
 
 
 _sum_rows = rows_primitive("rows_sum", _sum, lambda a, *, rows: a[rows:], "rows")

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.ops._jax import ad, batching, has_explicit_axes, zero_tangent
+from seqjax.ops._jax import ad, axes_of, batching, repeated, zero_tangent
 from seqjax.ops.rows import rows_primitive, sum_rows, vary_alike
 
 __all__ = ["shifted", "spread"]
@@ -16,8 +16,6 @@ __all__ = ["shifted", "spread"]
 
 def shifted(first: jax.Array, series: jax.Array) -> jax.Array:
     """`first` [...], then `series` [T, ...] without its last: what each step starts from."""
-    if has_explicit_axes(first, series):
-        return _concatenate(first, series)
     return _shift.bind(*vary_alike(first, series))
 
 
@@ -26,22 +24,20 @@ def spread(x: jax.Array, like: jax.Array, *rows: int) -> jax.Array:
 
     What is repeated by a primitive has its gradient summed by one, over rows and batch at once.
     """
-    if has_explicit_axes(x, like):
-        return _broadcast(x, like, rows=rows)
-    return _spread.bind(*vary_alike(x, like), rows=rows)
+    return _spread.bind(*vary_alike(x, like), rows=rows, axes=(None,) * len(rows))
 
 
 def _concatenate(first: jax.Array, series: jax.Array) -> jax.Array:
     return jnp.concatenate([first[None], series[:-1]])
 
 
-def _batch_shift(operands: Any, axes: Any) -> Any:
-    (size, *_) = (a.shape[n] for a, n in zip(operands, axes, strict=True) if n is not None)
+def _batch_shift(operands: Any, places: Any) -> Any:
+    pairs = list(zip(operands, places, strict=True))
+    (size, axis), *_ = ((a.shape[n], axes_of(a)[n]) for a, n in pairs if n is not None)
     first, series = (
-        jnp.moveaxis(jnp.broadcast_to(a, (size, *a.shape)) if axis is None else a, axis or 0, place)
-        for a, axis, place in zip(operands, axes, (0, 1), strict=True)
+        repeated(a, (size,), (axis,)) if n is None else jnp.moveaxis(a, n, 0) for a, n in pairs
     )
-    return _shift.bind(first, series), 1
+    return _shift.bind(first, jnp.moveaxis(series, 0, 1)), 1
 
 
 def _transpose_shift(cotangent: Any, first: Any, series: Any) -> Any:
@@ -54,36 +50,42 @@ ad.deflinear2(_shift, _transpose_shift)
 batching.primitive_batchers[_shift] = _batch_shift
 
 
-def _broadcast(x: jax.Array, like: jax.Array, *, rows: tuple[int, ...]) -> jax.Array:
+def _broadcast(x: jax.Array, like: jax.Array, *, rows: tuple[int, ...], axes: tuple) -> jax.Array:
     del like
-    return jnp.broadcast_to(x, (*rows, *x.shape))
+    return repeated(x, rows, axes)
 
 
-def _batch_spread(operands: Any, axes: Any, *, rows: tuple[int, ...]) -> Any:
-    (x, like), (x_axis, like_axis) = operands, axes
+def _batch_spread(operands: Any, places: Any, *, rows: tuple[int, ...], axes: tuple) -> Any:
+    (x, like), (x_place, like_place) = operands, places
     place = len(rows)  # behind time
-    if x_axis is not None:
-        x = jnp.moveaxis(x, x_axis, 0)
+    if x_place is not None:
+        x = jnp.moveaxis(x, x_place, 0)
     else:
-        rows = (*rows, like.shape[like_axis])
-    return _spread.bind(x, like, rows=rows), place  # of `like` no more than what is mapped is read
+        rows = (*rows, like.shape[like_place])
+        axes = (*axes, axes_of(like)[like_place])
+    # Of `like` no more than what is mapped is read.
+    return _spread.bind(x, like, rows=rows, axes=axes), place
 
 
-def _jvp_spread(primals: Any, tangents: Any, *, rows: tuple[int, ...]) -> Any:
+def _jvp_spread(primals: Any, tangents: Any, **static: Any) -> Any:
     (x, like), (d_x, _) = primals, tangents
-    y = _spread.bind(x, like, rows=rows)
+    y = _spread.bind(x, like, **static)
     if isinstance(d_x, ad.Zero):
         return y, zero_tangent(y)
-    return y, _spread.bind(d_x, like, rows=rows)
+    return y, _spread.bind(d_x, like, **static)
 
 
-def _transpose_spread(cotangent: Any, x: Any, like: Any, *, rows: tuple[int, ...]) -> Any:
+def _transpose_spread(
+    cotangent: Any, x: Any, like: Any, *, rows: tuple[int, ...], axes: tuple
+) -> Any:
     if isinstance(cotangent, ad.Zero):
         return None, None
     return sum_rows(cotangent, len(rows)), None
 
 
-_spread = rows_primitive("rows_spread", _broadcast, lambda x, like, *, rows: (*rows, *x), "rows")
+_spread = rows_primitive(
+    "rows_spread", _broadcast, lambda x, like, *, rows, axes: (*rows, *x), "rows", "axes"
+)
 ad.primitive_jvps[_spread] = _jvp_spread
 ad.primitive_transposes[_spread] = _transpose_spread
 batching.primitive_batchers[_spread] = _batch_spread

@@ -147,23 +147,24 @@ def test_axes_that_an_array_varies_over():
 def test_explicit_axes_are_seen():
     mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-    assert _jax.has_explicit_axes(jnp.ones(3), jax.device_put(jnp.ones(3), sharding))
-    assert not _jax.has_explicit_axes(jnp.ones(3))
+    off, on = jnp.ones(3), jax.device_put(jnp.ones((2, 3)), sharding)
+    assert _jax.has_explicit_axes(jax.typeof(off), jax.typeof(on))
+    assert not _jax.has_explicit_axes(jax.typeof(off))
+    assert _jax.axes_of(on) == ("batch", None)
+    assert _jax.axes_of(off) == (None,)
+    spec = jax.sharding.PartitionSpec(None, "batch")
+    assert _jax.sharding((None, "batch"), off, on).spec == spec
+    assert _jax.sharding((None, "batch"), off) is None
 
-
-def test_rows_of_a_table_lie_as_their_numbers_and_its_columns():
-    mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-    table, numbers = jnp.ones((5, 2)), jax.device_put(jnp.array([1, 3]), sharding)
-
-    def look(table, numbers):
-        spec = _jax.sharding_of_rows(table, numbers).spec
-        assert spec == jax.sharding.PartitionSpec("batch", None)
-        return table
+    def look(on):
+        assert _jax.type_of_result(lambda a: jnp.sin(a).T, jax.typeof(on)).sharding.spec == spec
+        common = _jax.on_mesh(_jax.explicit_mesh(on), off)
+        assert _jax.axes_of(_jax.repeated(common, (2,), ("batch",))) == ("batch", None)
+        return on
 
     with jax.set_mesh(mesh):
-        jax.jit(look)(table, numbers)
-    assert _jax.sharding_of_rows(table, jnp.array([1, 3])) is None
+        jax.jit(look)(on)
+    assert _jax.repeated(off, (2, 4), (None, None)).shape == (2, 4, 3)
 
 
 def test_a_constant_comes_onto_the_mesh_of_others():

@@ -164,6 +164,38 @@ def test_spread_is_a_broadcast(transform):
     np.testing.assert_allclose(ours, theirs, rtol=1e-14, atol=0)
 
 
+def spread_over_time(x, like):
+    return spread(x, like, 5)
+
+
+# JAX itself refuses what these do with an axis that is split: they map over it beside one that is
+# not, or take the gradient of a single place.
+REFUSED = {"matmul-ensemble", "spread_over_time-nested", "spread_over_time-gradient"}
+ON_EXPLICIT_AXES = {
+    f"{operation.__name__}-{name}": (operation, transform, at)
+    for operation, transforms, at in [
+        (sj.matmul, TRANSFORMED, (X, KERNEL, BIAS)),
+        (shifted, SHIFTED, (FIRST, SERIES)),
+        (spread_over_time, SPREAD, (STARTS, SERIES[:, 0])),
+    ]
+    for name, transform in transforms.items()
+}
+
+
+@pytest.mark.parametrize("name", sorted(ON_EXPLICIT_AXES.keys() - REFUSED))
+def test_a_batch_on_explicit_axes(name):
+    operation, transform, at = ON_EXPLICIT_AXES[name]
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
+    split, everywhere = (jax.sharding.PartitionSpec(*axes) for axes in (["batch"], []))
+    run = jax.jit(transform(operation))
+    theirs = run(*at)
+    with jax.set_mesh(mesh):
+        placed = [jax.device_put(a, split if a.shape[0] == 4 else everywhere) for a in at]
+        ours = run(*placed)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13)
+
+
 @pytest.mark.parametrize(
     "operation",
     [add_bias, shifted, lambda y, bias: spread(bias, y[0], 4)],

@@ -16,6 +16,9 @@ DEVICES = 8
 # An opaque step, delay lines in and out, an LSTM and a GRU; all models before a release.
 FEW = ["bidirectional"]
 ALL_REDUCE_ONLY = ["all-reduce"]
+# Less than a vector at each step. A convolution's kernel comes with one row more; that of an LRU's
+# decay comes before and after its function.
+FEW_NUMBERS = 6
 # On explicit axes JAX 0.8 cannot select, by a flag of each series, between two scalars that all
 # series share: not in a plain scan that resets a running total, nor in the gradient of softmax. If
 # they are constants, it can, but gathers the flags of the whole batch.
@@ -85,6 +88,7 @@ def on_eight_devices(*names):
     from jax.sharding import AxisType, NamedSharding
     from jax.sharding import PartitionSpec as P
     from support.comparison import relative_error
+    from support.devices import elements
 
     assert jax.device_count() == DEVICES
     auto, explicit = (
@@ -93,6 +97,7 @@ def on_eight_devices(*names):
     )
     for name in names:
         model, params, batch = problem_of(name)
+        size = sum(leaf.size for leaf in jax.tree.leaves(params))
         for own, common in options():
             at = params, {key: batch[key] for key in own}
             div = divergence(model, **common)
@@ -118,12 +123,15 @@ def on_eight_devices(*names):
                 with context():
                     program = gradient(function).lower(*shared).compile()
                 ours = program(*shared)
+                found = collectives(program.as_text())
                 d_xs = [leaf for leaf in ours if leaf.shape == at[1]["xs"].shape]
                 yield {
                     "where": f"{name}, {own}, {common}, {way}",
                     "error": relative_error(jax.device_get(ours), theirs),
                     "kinds": kinds_of(program),
-                    "in a loop": way == "shard_map" and collectives(program.as_text())["in loops"],
+                    "in a loop": way == "shard_map" and found["in loops"],
+                    # With the value of the loss.
+                    "beyond the gradient": elements(found["exchanged"]) - size - 1,
                     "d_xs stays split": all(
                         d.sharding.is_equivalent_to(split, d.ndim) for d in d_xs
                     ),
@@ -131,17 +139,21 @@ def on_eight_devices(*names):
 
 
 def in_half_precision(*names):
-    """The gradient in `shard_map` beside that of one device."""
+    """The gradient in `shard_map`, and on explicit axes, beside that of one device."""
     import jax
     import jax.numpy as jnp
     from jax.sharding import AxisType
     from jax.sharding import PartitionSpec as P
     from support.comparison import floats, relative_error
+    from support.devices import elements
     from support.table import CASES, series
 
     import seqjax as sj
 
-    mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(AxisType.Auto,))
+    auto, explicit = (
+        jax.make_mesh((DEVICES,), ("batch",), axis_types=(kind,))
+        for kind in (AxisType.Auto, AxisType.Explicit)
+    )
     for name in names:
         (model,) = (case.make(jnp.bfloat16) for case in CASES if case.name == name)
         params = model.init(jax.random.key(0))
@@ -153,12 +165,22 @@ def in_half_precision(*names):
 
         mapped = jax.shard_map(
             lambda *part, div=div: jax.lax.psum(div(*part), "batch"),
-            mesh=mesh,
+            mesh=auto,
             in_specs=(P(), P("batch")),
             out_specs=P(),
         )
-        found = [jax.device_get(gradient(total, 0)(*at)) for total in (mapped, div)]
-        yield {"where": name, "error": relative_error(*found)}
+        in_parts, theirs = (jax.device_get(gradient(total, 0)(*at)) for total in (mapped, div))
+        with jax.set_mesh(explicit):
+            split = jax.device_put(at, (P(), P("batch")))
+            program = gradient(div, 0).lower(*split).compile()
+            on_axes = jax.device_get(program(*split))
+        exchanged = collectives(program.as_text())["exchanged"]
+        yield {
+            "where": name,
+            "beyond the gradient": elements(exchanged) - sum(a.size for a in floats(params)) - 1,
+            "error in shard_map": relative_error(in_parts, theirs),
+            "error on explicit axes": relative_error(on_axes, theirs),
+        }
 
 
 def params_off_the_mesh():
@@ -326,6 +348,8 @@ def test_a_batch_over_eight_devices(part):
         assert result["error"] <= 1e-10, result
         assert result["kinds"] == ALL_REDUCE_ONLY, result
         assert not result["in a loop"], result
+        # No bias, and no coefficient, is summed over devices before it is over time.
+        assert result["beyond the gradient"] <= FEW_NUMBERS, result
         assert result["d_xs stays split"], result
 
 
@@ -338,7 +362,9 @@ def test_half_precision_over_eight_devices(part):
     found = results(start(DEVICES, "in_half_precision", *names))
     assert [result["where"] for result in found] == names
     for result in found:
-        assert result["error"] <= 0.05, result
+        assert result["error in shard_map"] <= 0.05, result
+        assert result["beyond the gradient"] <= FEW_NUMBERS, result
+        assert result["error on explicit axes"] <= 0.2, result
 
 
 def test_training_over_eight_devices():

@@ -5,6 +5,7 @@ program, which prints what it found.
 """
 
 import json
+import math
 import os
 import pathlib
 import re
@@ -50,6 +51,12 @@ def print_rows(names):
 
     for row in names[sys.argv[1]](*sys.argv[2:]):
         print(json.dumps(row), flush=True)
+
+
+def elements(exchanged):
+    """How many numbers these are, as `collectives` lists what is exchanged."""
+    shapes = re.findall(r"\[([\d,]*)\]", " ".join(shape for _, shape in exchanged))
+    return sum(math.prod(map(int, filter(None, shape.split(",")))) for shape in shapes)
 
 
 COMMUNICATION = r" (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
