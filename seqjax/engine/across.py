@@ -23,9 +23,17 @@ from seqjax._tree import where
 from seqjax._types import PyTree
 from seqjax.engine.cotangents import add, zeros
 from seqjax.engine.recurrence import vary_with
-from seqjax.ops._jax import varying_axes
+from seqjax.ops._jax import axes_of, varying_axes
 
-__all__ = ["Across", "check_divisible", "entered", "of_first", "of_last", "place"]
+__all__ = [
+    "Across",
+    "check_divisible",
+    "check_undivided",
+    "entered",
+    "of_first",
+    "of_last",
+    "place",
+]
 
 End = Callable[[list, list, list], list]  # of a [T, …] or [...], b [T, …] and h(-1): h(T-1)
 
@@ -98,6 +106,19 @@ def place(axis: str | None, xs: PyTree, time: int) -> tuple[Any, int]:
         expected = f"a part of the series on each device (in_specs: PartitionSpec({axis!r}))"
         raise ValueError(_checks.mismatch("xs", expected, "the same on all of them"))
     return number * time, size * time
+
+
+def check_undivided(**series: PyTree) -> None:
+    """Refuses series whose steps an explicit mesh axis splits, which JAX refuses to slice."""
+    for name, leaves in series.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(leaves):
+            axis = axes_of(leaf)[0]
+            if axis is not None:
+                over = f"BPTT(over={axis!r}) in a jax.shard_map does that, for affine cells"
+                expected = f"a series whose steps are not split over devices ({over})"
+                got = f"{_checks.describe(leaf)}, split over {axis!r}"
+                where = name + jax.tree_util.keystr(path)
+                raise ValueError(_checks.mismatch(where, expected, got))
 
 
 def check_divisible(model: Any, over: str) -> None:

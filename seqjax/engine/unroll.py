@@ -10,7 +10,7 @@ from seqjax import _checks
 from seqjax._tokens import check_tokens
 from seqjax._tree import flip, is_half, is_inexact, length_of, size_in_bytes, step_spec
 from seqjax._types import Array, Key, PyTree
-from seqjax.engine.across import check_divisible, place
+from seqjax.engine.across import check_divisible, check_undivided, place
 from seqjax.engine.adjoint import BPTT, Adjoint
 from seqjax.engine.keys import numbers, step_keys
 from seqjax.engine.model import Model, check_params, check_state, one_step
@@ -84,6 +84,7 @@ def unroll(
         check_divisible(model, adjoint.over)
     first, whole = place(adjoint.over, xs, time)
     steps = _steps(time, length, mask, reset, first, whole)
+    check_undivided(xs=xs, mask=steps.valid, reset=steps.reset)
     steps = steps._replace(key=step_keys(model, key, time, first))
     tokens = given[0] if model.passing else given  # x(t) is the first of what it reads, then
     check_tokens("xs", tokens, model.vocabulary_size, steps.valid)

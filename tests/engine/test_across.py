@@ -347,6 +347,18 @@ def test_what_does_not_fit():
         on_one_device(callback, **over)(callback.init(KEY), xs)
 
 
+@pytest.mark.parametrize("name", ["xs", "mask", "reset"])
+def test_steps_that_explicit_axes_split(name):
+    model = sj.lru(I, 4, 2)
+    series = {"xs": jnp.ones((4, I), model.dtype), "mask": jnp.ones(4, bool)}
+    series["reset"] = series["mask"]
+    with jax.set_mesh(jax.make_mesh((1,), (AXIS,), axis_types=(jax.sharding.AxisType.Explicit,))):
+        series[name] = jax.device_put(series[name], P(AXIS))
+        message = rf"^{name}: expected a series whose steps are not split .*, split over 'time'$"
+        with pytest.raises(ValueError, match=message):
+            sj.unroll(model, model.init(KEY), **series)
+
+
 @pytest.mark.parametrize("option", [{"chunk": 4}, {"truncate": 4}, {"clip": 1.0}])
 def test_what_acts_step_by_step(option):
     (name,) = option

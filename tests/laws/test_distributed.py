@@ -183,6 +183,62 @@ def in_half_precision(*names):
         }
 
 
+def decoding():
+    """What is generated, found, predicted of a split batch, and what the devices exchange."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import AxisType, NamedSharding
+    from jax.sharding import PartitionSpec as P
+    from support.comparison import relative_error
+
+    import seqjax as sj
+
+    model = sj.stack(sj.embed(11, 8), sj.lstm(8, 16), sj.dense(16, 11))
+    narx, of_narx, narx_batch = problem_of("narx")
+    params = model.init(jax.random.key(0)), of_narx
+    prompts = jax.random.randint(jax.random.key(1), (16, 5), 0, 11)
+    measured = jax.random.normal(jax.random.key(3), (16, 7, 2), jnp.float64)
+    batch = prompts, jax.random.split(jax.random.key(2), 16), narx_batch["xs"], measured
+
+    def generate(params, prompt, key, xs, ys, **options):
+        return sj.generate(model, params[0], prompt, 12, key=key, stop=0, **options)
+
+    calls = {
+        "generate": generate,
+        "generate, top_p": functools.partial(generate, top_p=0.9),
+        "generate, top_k": functools.partial(generate, top_k=3),
+        "beam_search": lambda params, prompt, *_: sj.beam_search(
+            model, params[0], prompt, 12, beams=4, stop=0
+        ),
+        "trajectory": lambda params, prompt, *_: sj.trajectory(model, params[0], prompt),
+        "teacher_force": lambda params, prompt, key, *at: sj.teacher_force(narx, params[1], *at),
+        "predict_ahead": lambda params, prompt, key, *at: sj.predict_ahead(
+            narx, params[1], *at, steps_ahead=3
+        ),
+    }
+    mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(AxisType.Auto,))
+    split = NamedSharding(mesh, P("batch"))
+    placed = jax.device_put(params, NamedSharding(mesh, P())), *jax.device_put(batch, split)
+    for name, call in calls.items():
+        many = jax.vmap(call, (None, 0, 0, 0, 0))
+        theirs = jax.device_get(jax.jit(many)(params, *batch))
+        specs = {"in_specs": (P(), *[P("batch")] * 4), "out_specs": P("batch")}
+        mapped = jax.shard_map(many, mesh=mesh, **specs)
+        for way, function in {"automatic axes": many, "shard_map": mapped}.items():
+            program = jax.jit(function).lower(*placed).compile()
+            ours = jax.device_get(program(*placed))
+            yield {
+                "where": f"{name}, {way}",
+                "exchanged": collectives(program.as_text())["exchanged"],
+                "error": relative_error(ours, theirs),
+                "same symbols": all(
+                    (a == b).all()
+                    for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True)
+                    if jnp.issubdtype(a.dtype, jnp.integer)
+                ),
+            }
+
+
 def params_off_the_mesh():
     """The gradient of parameters whose type has no mesh, beside a batch on explicit axes.
 
@@ -378,6 +434,20 @@ def test_training_over_eight_devices():
         "refused": "tree['xs']: expected an array whose leading axis 8 devices divide, "
         "got float64[12, 3]",
     }
+
+
+def test_decoding_over_eight_devices():
+    """Nothing is exchanged, but where XLA does not divide `top_k`: docs/devices.md."""
+    found = results(start(DEVICES, "decoding"))
+    assert len(found) == 2 * 7
+    for result in found:
+        gathers = result["where"] in (
+            "generate, top_k, automatic axes",
+            "beam_search, automatic axes",
+        )
+        assert {kind for kind, _ in result["exchanged"]} == ({"all-gather"} if gathers else set())
+        assert result["error"] <= 1e-10, result
+        assert result["same symbols"], result
 
 
 def test_parameters_that_are_not_on_the_mesh_of_the_batch():
