@@ -1,6 +1,6 @@
 """Linear recurrences against an associative scan, memax, discretax and one pass over memory.
 
-    python -m benchmarks.affine     # writes benchmarks/results/affine_<device>.json
+    python -m benchmarks.affine     # writes benchmarks/results/affine_jax_<version>_<device>.json
 
 First h(t) = a(t) ∘ h(t-1) + b(t) alone, of a and b that are given, by `sj.Cell(coefficients=…)` as
 a loop (what it is on a CPU) and as an associative scan, against a `lax.scan` and a
@@ -17,17 +17,15 @@ import importlib
 import json
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 import seqjax as sj
-from benchmarks.machine import device, slug
+from benchmarks.machine import device, results_of
 from benchmarks.timing import interleaved, rounded
 
-RESULTS = Path(__file__).resolve().parent / "results"
 ALONE = ((1024, 1024), (1024, 8192), (16384, 256))  # T, F
 LAYERS = ((1024, 8, 128), (4096, 1, 128), (256, 32, 256))  # T, B, F; as many states
 CELLS = {"min_gru": 2, "min_lstm": 2, "rg_lru": 1, "lru": 3, "s5": 3}  # how many sizes each has
@@ -210,7 +208,7 @@ def main():
         except PackageNotFoundError:
             versions[peer] = "not installed"
     report = {"device": device(), **versions, "rows": rows}
-    (RESULTS / f"affine_{slug()}.json").write_text(json.dumps(report, indent=1) + "\n")
+    results_of("affine").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A block of models of models against the same written by hand.
 
-    python -m benchmarks.block      # writes benchmarks/results/block_<device>.json
+    python -m benchmarks.block      # writes benchmarks/results/block_jax_<version>_<device>.json
 
 The block is [layer norm, recurrence, gated linear unit, +], the input added at the end. By hand
 the norm, the product and the gate are plain JAX around `sj.unroll` of the cell, or around a
@@ -15,17 +15,15 @@ import argparse
 import json
 import time
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 import seqjax as sj
-from benchmarks.machine import device, slug
+from benchmarks.machine import device, results_of
 from benchmarks.timing import interleaved, rounded
 
-RESULTS = Path(__file__).resolve().parent / "results"
 CELLS = ("gru", "lstm")
 GRID = ((128, 32, 64), (256, 64, 32), (512, 8, 128))  # T, B, F
 
@@ -95,7 +93,7 @@ def main():
                 rows.append(row)
                 print(row, flush=True)
     report = {"device": device(), "jax": jax.__version__, "seqjax": sj.__version__, "rows": rows}
-    (RESULTS / f"block_{slug()}.json").write_text(json.dumps(report, indent=1) + "\n")
+    results_of("block").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A whole update of examples/char_rnn.py, beside the same in the other libraries.
 
-    python -m benchmarks.char_rnn_step      # writes benchmarks/results/char_rnn_step_<device>.json
+    python -m benchmarks.char_rnn_step      # writes into benchmarks/results
 
 An embedding of 64, two layers of 128 LSTM units and a readout of 96 characters, 32 streams of 64
 characters: forward, cross entropy, gradient, clipping by norm and Adam, in one call that returns
@@ -34,11 +34,10 @@ import torch
 
 import seqjax as sj
 from benchmarks import compare, peers
-from benchmarks.machine import cores, device, slug
+from benchmarks.machine import cores, device, results_of
 from benchmarks.timing import interleaved, rounded
 
-RESULTS = Path(__file__).resolve().parent / "results"
-EXAMPLE = RESULTS.parent.parent / "examples" / "char_rnn.py"
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "char_rnn.py"
 VOCABULARY, FEATURES, HIDDEN, BATCH, STEPS = 96, 64, 128, 32, 64
 CLIP, RATE = 1.0, 2e-3
 LIBRARIES = ("seqjax", "plain scan", "flax nnx", "equinox", "haiku", "keras")
@@ -223,8 +222,7 @@ def main():
         "relative to seqjax": rounded({n: t / better["seqjax"] for n, t in better.items()}),
     }
     print(json.dumps(report, indent=1))
-    path = RESULTS / f"char_rnn_step_{slug()}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    results_of("char_rnn_step").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -30,12 +30,11 @@ import numpy as np
 
 import seqjax as sj
 from benchmarks import networks, peers
-from benchmarks.machine import cores, device, slug
+from benchmarks.machine import cores, device, results_of
 from benchmarks.report import draw, summary, table
 from benchmarks.timing import interleaved, rounded
 
-RESULTS = Path(__file__).resolve().parent / "results"
-PICTURES = RESULTS.parent.parent / "docs" / "images"
+PICTURES = Path(__file__).resolve().parents[1] / "docs" / "images"
 GRID = [  # T, B, I = H
     (128, 32, 64),
     (128, 32, 128),
@@ -192,7 +191,7 @@ def main():
         "versions": {name: version(name) for name in LIBRARIES},
         "rows": [],
     }
-    path = RESULTS / f"compare_jax_{jax.__version__}_{slug()}.json"
+    path = results_of("compare")
     if path.exists() and not options.dry:
         earlier = json.loads(path.read_text())
         if all(earlier[name] == report[name] for name in ("versions", "devices")):

@@ -1,6 +1,6 @@
 """A GPU: layers beside other libraries and cuDNN, linear recurrences by their two ways to run.
 
-    python -m benchmarks.gpu     # writes benchmarks/results/gpu_<device>.json
+    python -m benchmarks.gpu     # writes benchmarks/results/gpu_jax_<version>_<device>.json
 
 cuDNN is called by `jax.experimental.rnn`, which has the LSTM alone, and by PyTorch. seqjax is timed
 as it is, with the other store, and with other numbers of steps in an iteration of its loops
@@ -28,11 +28,10 @@ from jax.experimental import rnn
 import seqjax as sj
 from benchmarks import affine, networks, peers
 from benchmarks.compare import LIBRARIES, check_equal, gradient_at
-from benchmarks.machine import device, slug
+from benchmarks.machine import RESULTS, device, results_of
 from benchmarks.timing import interleaved, rounded
 from seqjax.engine import loops
 
-RESULTS = Path(__file__).resolve().parent / "results"
 LAYERS = [  # T, B, I = H
     ("lstm", (128, 32, 128)),
     ("lstm", (1024, 16, 768)),
@@ -165,7 +164,7 @@ def main():
     versions = {name: version(name) for name in LIBRARIES if name != "seqjax"}
     versions["seqjax"] = sj.__version__
     report = {"device": device(), "versions": versions, "rows": []}
-    path = options.out / f"gpu_{slug()}.json"
+    path = results_of("gpu", options.out)
     if path.exists() and json.loads(path.read_text())["versions"] == versions:
         report = json.loads(path.read_text())
     layers = [(shape, partial(measure_layer, kind)) for kind, shape in LAYERS]

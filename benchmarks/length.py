@@ -1,6 +1,6 @@
 """Is the time of a series proportional to its length? time(2T) / time(T), about 2.
 
-    python -m benchmarks.length       # adds to benchmarks/results/length_<device>.json
+    python -m benchmarks.length       # writes benchmarks/results/length_jax_<version>_<device>.json
 
 One series (B = 1) and H = 16: each step is small, so what a loop costs beside its arithmetic
 shows. Of each cell the forward pass and the gradient of the sum of all outputs, to weights,
@@ -8,24 +8,21 @@ inputs and initial state; and `generate`. "plain scan" is JAX's own, h = tanh(h 
 
 Every T is timed in turn with the others, in one process; figures are medians, in milliseconds of
 processor time (of all threads together), which other work on the machine does not stretch. The
-loop is XLA's, so the results are kept by version of jaxlib.
+loop is XLA's: other versions have other results.
 """
 
 import argparse
 import json
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 from jax import lax
 
 import seqjax as sj
-from benchmarks.machine import device, slug
+from benchmarks.machine import device, results_of
 from benchmarks.timing import interleaved, rounded
 
-RESULTS = Path(__file__).resolve().parent / "results"
 LENGTHS = [2000 * 2**n for n in range(6)]
 SIZE = 16
 SYMBOLS = 16
@@ -77,12 +74,16 @@ def main():
     grid = [(c, w) for c in ("rnn", "gru", "lstm") for w in ("forward", "gradient", "generate")]
     grid.append(("plain scan", "forward"))
     rows = [measure(cell, what, options.seconds) for cell, what in grid]
-    path = RESULTS / f"length_{slug()}.json"
-    report = json.loads(path.read_text()) if path.exists() else {"device": device()}
-    report |= {"batch": 1, "size": SIZE, "lengths": LENGTHS}
-    of_version = {"jax": jax.__version__, "seconds": options.seconds, "rows": rows}
-    report["jaxlib"] = report.get("jaxlib", {}) | {jaxlib.__version__: of_version}
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    report = {
+        "device": device(),
+        "jax": jax.__version__,
+        "batch": 1,
+        "size": SIZE,
+        "lengths": LENGTHS,
+        "seconds": options.seconds,
+        "rows": rows,
+    }
+    results_of("length").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""What the figures were measured on."""
+"""What the figures were measured on, and the files that hold them."""
 
 import os
 import platform
 from pathlib import Path
 
 import jax
+
+RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def device() -> str:
@@ -21,6 +23,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def slug() -> str:
-    """The device as a part of a file's name."""
-    return "".join(c if c.isalnum() else "_" for c in device()).strip("_").lower()
+def results_of(benchmark: str, folder: Path = RESULTS) -> Path:
+    """The file of its figures on this device, of this version of JAX."""
+    slug = "".join(c if c.isalnum() else "_" for c in device()).strip("_").lower()
+    return folder / f"{benchmark}_jax_{jax.__version__}_{slug}.json"

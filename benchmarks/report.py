@@ -42,7 +42,8 @@ def summary(rows: list[dict]) -> dict[str, dict]:
     layers = networks.pop("one layer")
     cells = ("rnn", "gru", "lstm")
     groups = {f"sj.{cell}": [row for row in layers if row["cell"] == cell] for cell in cells}
-    groups |= {"all": layers} | networks
+    batches = [row for row in layers if row["shape"][1] >= 8]
+    groups |= {"all": layers, "all, B ≥ 8": batches} | networks
     found = {}
     for what, title in WHAT.items():
         for name, group in groups.items():

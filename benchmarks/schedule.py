@@ -1,6 +1,6 @@
 """The gradient by chunk and by store: where `seqjax.engine.adjoint.schedule` comes from.
 
-    python -m benchmarks.schedule      # writes benchmarks/results/schedule_<device>.json
+    python -m benchmarks.schedule     # writes benchmarks/results/schedule_….json
 
 For each cell and size, milliseconds of the gradient of a vmapped unroll for every chunk and both
 stores, interleaved in one process; "auto" is what `BPTT()` chooses.
@@ -8,16 +8,14 @@ stores, interleaved in one process; "auto" is what `BPTT()` chooses.
 
 import argparse
 import json
-from pathlib import Path
 
 import jax
 
 import seqjax as sj
 from benchmarks import compare, networks, peers
-from benchmarks.machine import device, slug
+from benchmarks.machine import device, results_of
 from benchmarks.timing import interleaved, rounded
 
-RESULTS = Path(__file__).resolve().parent / "results"
 CHUNKS = (8, 16, 32, 64, 128, 10**6)
 
 
@@ -61,7 +59,7 @@ def main():
             print(kind, shape, "best:", best, row["ms"][best], "auto:", row["ms"]["auto"],
                   "auto/best", row["auto/best"], flush=True)  # fmt: skip
     report = {"device": device(), "jax": jax.__version__, "rows": rows}
-    (RESULTS / f"schedule_{slug()}.json").write_text(json.dumps(report, indent=1) + "\n")
+    results_of("schedule").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -38,9 +38,9 @@ import numpy as np
 import optax
 
 import seqjax as sj
-from benchmarks.machine import device
+from benchmarks.machine import RESULTS, device
 
-RESULTS = Path(__file__).resolve().parent / "results" / "silverbox.json"
+FIGURES = RESULTS / "silverbox.json"
 UNSCORED = 50
 TESTS = ("multisine", "arrow", "arrow_no_extrapolation")
 TRAINING_SAMPLES = 32_531  # half of the official training part
@@ -253,10 +253,10 @@ def main():
     data, millivolts = read(options.data, options.samples)
     for name in options.nets:
         row = train(NETS[name], data, millivolts, options)
-        rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        rows = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
         rows = {each: rows[each] for each in rows if each in NETS} | {name: row}
         rows = {each: rows[each] for each in NETS if each in rows}
-        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+        FIGURES.write_text(json.dumps(rows, indent=1) + "\n")
         for scoring, found in row["rmse_mv"].items():
             theirs = row["published_rmse_mv"][scoring]
             for test in TESTS:

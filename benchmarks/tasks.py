@@ -32,11 +32,10 @@ import jax.numpy as jnp
 import optax
 
 import seqjax as sj
-from benchmarks.machine import device
+from benchmarks.machine import RESULTS, device
 from benchmarks.task_models import BLOCKS, FED_BACK, KINDS, LINEAR, fitted, parameters
 from benchmarks.task_problems import FILES, TASKS, Budget, Data
 
-RESULTS = Path(__file__).resolve().parent / "results"
 VALIDATIONS = 30  # in a training
 
 

@@ -91,7 +91,8 @@ def divisor(steps: int, about: int, most: int) -> int | None:
 def batch_size(tree: PyTree) -> int:
     """How many series `jax.vmap` has put beside each other here, as far as can be seen.
 
-    The axes that it maps do not show in a shape, but on the tracers that stand for the arrays.
+    The axes that it maps do not show in a shape, but on the tracers that stand for the arrays. Of
+    a batch that explicit axes split, the series of one device are counted.
     A `jit` between `vmap` and here hides them; the choice made of them is one of speed alone.
     """
     return max(mapped_size(leaf) for leaf in jax.tree.leaves(tree))

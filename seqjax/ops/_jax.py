@@ -5,6 +5,7 @@ versions that are supported. tests/engine/test_jax_names.py fails where one is g
 something else, so that no renamed attribute silently changes what is compiled.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -131,7 +132,10 @@ def number_of_devices(ctx: Any) -> int | None:
 
 
 def mapped_size(array: Any) -> int:
-    """How many arrays `jax.vmap` has put beside each other in a tracer, as far as can be seen."""
+    """How many arrays `jax.vmap` has put beside each other in a tracer, as far as can be seen.
+
+    Of what explicit axes split, those of one device.
+    """
     return _under_transformations(array)[1]
 
 
@@ -149,8 +153,9 @@ def _under_transformations(array: Any) -> tuple[Any, int]:
     while isinstance(array, jax.core.Tracer):
         if hasattr(array, "batch_dim"):
             array, axis = array.val, array.batch_dim
-            mapped = array.shape[axis] if isinstance(axis, int) else 1
-            size *= mapped if isinstance(mapped, int) else 1  # symbolic, in `jax.export`
+            # Mapped, and not of a symbolic size, in `jax.export`.
+            if isinstance(axis, int) and isinstance(array.shape[axis], int):
+                size *= array.shape[axis] // _shards(array, axis)
         elif hasattr(array, "primal"):
             array = array.primal
         else:
@@ -203,6 +208,13 @@ def type_of_result(function: Any, *types: Any) -> Any:
     """The type of `function` at arguments of these types, its sharding with it."""
     (result,) = jax.make_jaxpr(function)(*types).out_avals
     return result
+
+
+def _shards(array: Any, axis: int) -> int:
+    """The parts that such a mesh splits an axis of an array into."""
+    over = axes_of(array)[axis]
+    names = over if isinstance(over, tuple) else () if over is None else (over,)
+    return math.prod(jax.typeof(array).sharding.mesh.shape[name] for name in names)
 
 
 def axes_of(array: Any) -> tuple:

@@ -144,6 +144,18 @@ def test_the_batch_is_seen_through_differentiation_in_any_order():
     assert seen.pop() == 1  # hidden, and harmless
 
 
+def test_of_a_batch_on_explicit_axes_that_of_one_device_is_counted():
+    axes = (jax.sharding.AxisType.Explicit,) * 2
+    mesh = jax.sharding.AbstractMesh((4, 2), ("batch", "more"), axis_types=axes)
+    seen = []
+    look = lambda x: seen.append(batch_size(x)) or x
+    with jax.sharding.use_abstract_mesh(mesh):
+        for over, size in [("batch", 4), (("batch", "more"), 2), (None, 16)]:
+            place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(over))
+            jax.eval_shape(jax.vmap(look), jax.ShapeDtypeStruct((16, 3), "float32", sharding=place))
+            assert seen.pop() == size
+
+
 def test_symbolic_sizes_have_no_chunks():
     """`jax.export` for any batch and any length: nothing can be chosen by them."""
     size, steps = export.symbolic_shape("b, t")

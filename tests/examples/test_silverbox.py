@@ -12,7 +12,7 @@ import seqjax as sj
 from benchmarks import silverbox
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md").read_text()
-ROWS = json.loads(silverbox.RESULTS.read_text())
+ROWS = json.loads(silverbox.FIGURES.read_text())
 
 
 def test_the_docs_have_the_table_of_the_committed_results():
