@@ -8,6 +8,7 @@ import operator
 import os
 import pathlib
 import re
+import statistics
 import subprocess
 import sys
 import textwrap
@@ -374,6 +375,23 @@ def test_the_table_of_stores_is_that_of_the_committed_results():
     assert len(rows) == 5
     assert set(rows) <= measured
     assert f"2 cores, jax {report['jax']}; `benchmarks/memory.py`" in SPEED
+    seconds = lambda row, name: f"{row['ms'][name] / 1e3:.2f}"
+    libraries = ("keras", "haiku", "equinox", "flax nnx")
+    times = sorted(seconds(found, name) for name in libraries)
+    least, *_, most = sorted(round(found["temp_mb"][name]) for name in libraries)
+    assert f"take {times[0]} to {times[-1]} s there, in {least} to {most} MB" in SPEED
+    assert f"and PyTorch {seconds(found, 'torch')} s." in SPEED
+    few, names = report["few series"], ("BPTT()", "preactivations")
+    said = [f"{seconds(few, name)} s in {few['temp_mb'][name]:.0f} MB" for name in names]
+    assert 'takes {} so, with `"preactivations"` {}.'.format(*said) in SPEED
+
+
+def test_what_is_said_of_the_schedule_is_true_of_the_committed_results():
+    ratios = [row["auto/best"] for row in results("schedule")["rows"]]
+    worst, mean = max(ratios), statistics.geometric_mean(ratios)
+    said = f"Of {len(ratios)} layers measured, what it chooses takes {worst:.2f} times the time"
+    assert said in SPEED
+    assert f"choices at worst, {mean:.2f} times in the mean" in SPEED
 
 
 def test_time_is_proportional_to_the_length():

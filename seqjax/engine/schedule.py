@@ -37,8 +37,8 @@ def schedule(
     that is nothing to save, and one loop compiles in two thirds of the time of two. To form
     pre-activations again costs a matmul, to store them memory traffic: the matmul is cheaper where
     a step is tiny, and where the units are few and the series too long for any cache (there it
-    takes 0.8 to 1 times the time, and a third of the memory). Measured in benchmarks/schedule.py
-    and benchmarks/memory.py.
+    takes 0.8 to 1 times the time, and a third to a half of the memory). Measured in
+    benchmarks/schedule.py and benchmarks/memory.py.
     Elsewhere there is no such cache, and every chunk is one more launch. On a GPU, too, a matmul
     over all steps is cheaper than to store what each of them formed: benchmarks/gpu.py.
     """

@@ -109,5 +109,10 @@ def redraw(
 def _call(option: str, init: Initializer, key: Key, shape: tuple, dtype: Any) -> jax.Array:
     """In float32 where the parameters are narrower: not every initializer has a narrow form."""
     wide = wide_dtype(dtype)
-    block = _checks.array(f"the array that {option} returns", init(key, shape, wide), shape, wide)
+    try:
+        block = init(key, shape, wide)
+    except ValueError as error:  # of `lecun_normal` and its like, for a vector
+        expected = f"an initializer of arrays of shape {shape}"
+        raise ValueError(_checks.mismatch(option, expected, f"one that says: {error}")) from error
+    block = _checks.array(f"the array that {option} returns", block, shape, wide)
     return block.astype(dtype)

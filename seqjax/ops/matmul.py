@@ -79,7 +79,9 @@ def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
 
 
 def _dot(x: jax.Array, kernel: jax.Array, precision: Any = None) -> jax.Array:
-    return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)
+    dimensions = (((x.ndim - 1,), (0,)), ((), ()))
+    place = sharding((*axes_of(x)[:-1], axes_of(kernel)[-1]), x, kernel)
+    return lax.dot_general(x, kernel, dimensions, precision=precision, out_sharding=place)
 
 
 def _pooled_dot(x: jax.Array, cotangent: jax.Array, precision: Any = None) -> jax.Array:

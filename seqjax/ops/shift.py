@@ -34,10 +34,10 @@ def _concatenate(first: jax.Array, series: jax.Array) -> jax.Array:
 def _batch_shift(operands: Any, places: Any) -> Any:
     pairs = list(zip(operands, places, strict=True))
     (size, axis), *_ = ((a.shape[n], axes_of(a)[n]) for a, n in pairs if n is not None)
-    first, series = (
-        repeated(a, (size,), (axis,)) if n is None else jnp.moveaxis(a, n, 0) for a, n in pairs
+    (first, from_first), (series, from_series) = (
+        (repeated(a, (size,), (axis,)), 0) if n is None else (a, n) for a, n in pairs
     )
-    return _shift.bind(first, jnp.moveaxis(series, 0, 1)), 1
+    return _shift.bind(jnp.moveaxis(first, from_first, 0), jnp.moveaxis(series, from_series, 1)), 1
 
 
 def _transpose_shift(cotangent: Any, first: Any, series: Any) -> Any:

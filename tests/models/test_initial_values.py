@@ -319,3 +319,8 @@ def test_what_an_initializer_returns_is_checked(what):
     message = told(lambda: cell.init(KEY))
     wanted = r"the array that kernel_init returns: expected (float64\[3, 4\]|a JAX or NumPy array)"
     assert re.match(f"{wanted}, got ", message), message
+
+
+def test_an_initializer_that_is_for_matrices_alone():
+    message = told(lambda: make("gru", bias_init=INIT.lecun_normal()).init(KEY))
+    assert message.startswith("bias_init: expected an initializer of arrays of shape (4,), got ")
