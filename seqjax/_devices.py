@@ -46,11 +46,16 @@ def data_parallel(devices: Sequence[Any] | None = None) -> "DataParallel":
         raise TypeError(_checks.mismatch("devices", expected, _checks.describe(devices)))
     for number, device in enumerate(given):
         _checks.instance(f"devices[{number}]", device, jax.Device, "a JAX device")
+        if device in given[:number]:
+            expected = "a device that is not among those before"
+            raise ValueError(_checks.mismatch(f"devices[{number}]", expected, str(device)))
     return DataParallel(Mesh(np.array(given), ("batch",), axis_types=(AxisType.Auto,)))
 
 
 class DataParallel(NamedTuple):
     """A way to place arrays on devices; see `data_parallel`.
+
+    `DataParallel(mesh)` places on a mesh of your own, on explicit axes too.
 
     Attributes:
       mesh: the devices, along one axis, "batch".

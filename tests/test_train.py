@@ -184,3 +184,13 @@ def test_masked_mean_errors():
         sj.train.masked_mean(jnp.ones(3), jnp.ones(3))
     with pytest.raises(TypeError, match="values: expected a floating dtype"):
         sj.train.masked_mean(jnp.ones(3, int), jnp.ones(3, bool))
+
+
+def test_errors_of_data_parallel():
+    device = jax.devices()[0]
+    with pytest.raises(TypeError, match=r"^devices: expected a list of JAX devices"):
+        sj.train.data_parallel(2)
+    with pytest.raises(TypeError, match=r"^devices\[1\]: expected a JAX device, got int 0$"):
+        sj.train.data_parallel([device, 0])
+    with pytest.raises(ValueError, match=r"^devices\[1\]: expected a device that is not among"):
+        sj.train.data_parallel([device, device])

@@ -27,6 +27,7 @@ from seqjax.ops._jax import axes_of, varying_axes
 
 __all__ = [
     "Across",
+    "check_common",
     "check_divisible",
     "check_undivided",
     "entered",
@@ -97,7 +98,8 @@ def place(axis: str | None, xs: PyTree, time: int) -> tuple[Any, int]:
     try:
         number, size = lax.axis_index(axis), lax.axis_size(axis)
     except NameError:
-        expected = "the name of a mesh axis of the jax.shard_map that unroll runs in"
+        names = ", ".join(map(repr, jax.sharding.get_abstract_mesh().axis_names)) or "none here"
+        expected = f"the name of a mesh axis of the jax.shard_map that unroll runs in ({names})"
         raise ValueError(_checks.mismatch("over", expected, repr(axis))) from None
     # Of a `shard_map` that does not check replication, nothing is known to vary.
     if axis in varying_axes(number) and not any(
@@ -106,6 +108,15 @@ def place(axis: str | None, xs: PyTree, time: int) -> tuple[Any, int]:
         expected = f"a part of the series on each device (in_specs: PartitionSpec({axis!r}))"
         raise ValueError(_checks.mismatch("xs", expected, "the same on all of them"))
     return number * time, size * time
+
+
+def check_common(axis: str, **whole: PyTree) -> None:
+    """Refuses what is of the whole series and yet another one on each device, if that is known."""
+    for name, leaves in whole.items():
+        if any(axis in varying_axes(leaf) for leaf in jax.tree.leaves(leaves)):
+            expected = "what is the same on all devices, as it is that of the whole series"
+            got = f"another one on each along {axis!r} (in_specs: PartitionSpec() is one for all)"
+            raise ValueError(_checks.mismatch(name, expected, got))
 
 
 def check_undivided(**series: PyTree) -> None:

@@ -131,7 +131,7 @@ def _through_steps(
     if steps.reset is None and steps.valid is None:
         return a, b
     # So that what all steps of a batch share gets one gradient, summed over both at once.
-    repeat = lambda leaf, b: leaf if leaf.ndim == b.ndim else spread(leaf, b[0], len(b))
+    repeat = lambda leaf, b: leaf if leaf.ndim == b.ndim else spread(leaf, b[0], b.shape[0])
     a, starts = jax.tree.map(repeat, a, b), jax.tree.map(repeat, reset_state, b)
 
     def at_t(start: PyTree, a: PyTree, b: PyTree, reset: Any, valid: Any) -> tuple[PyTree, PyTree]:

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax import _checks
 from seqjax._types import Key
 from seqjax.engine.model import Model
 from seqjax.engine.recurrence import Steps
@@ -19,12 +18,9 @@ def numbers(first: Any, time: int, dtype: Any = None) -> jax.Array:
     return counted if first is None else counted + first.astype(counted.dtype)
 
 
-def step_keys(model: Model, key: Any, time: int, first: Any) -> jax.Array | None:
+def step_keys(model: Model, key: Key | None, time: int, first: Any) -> jax.Array | None:
     """What each step draws from, [T]; None in evaluation, and for a model that draws nothing."""
-    if key is None:
-        return None
-    key = _checks.key("key", key, time)
-    if not model.stochastic:
+    if key is None or not model.stochastic:
         return None
     return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, numbers(first, time))
 

@@ -10,7 +10,7 @@ from seqjax import _checks
 from seqjax._tokens import check_tokens
 from seqjax._tree import flip, is_half, is_inexact, length_of, size_in_bytes, step_spec
 from seqjax._types import Array, Key, PyTree
-from seqjax.engine.across import check_divisible, check_undivided, place
+from seqjax.engine.across import check_common, check_divisible, check_undivided, place
 from seqjax.engine.adjoint import BPTT, Adjoint
 from seqjax.engine.keys import numbers, step_keys
 from seqjax.engine.model import Model, check_params, check_state, one_step
@@ -77,11 +77,14 @@ def unroll(
     _checks.instance("adjoint", adjoint, Adjoint, "a seqjax adjoint such as sj.BPTT()")
     _checks.flag("reverse", reverse)
     params = check_params(model, params)
-    given = xs
+    given, given_state = xs, state
     xs, time = _checks.series("xs", xs, model.input_spec)
     state = check_state(model, params, state)
+    key = None if key is None else _checks.key("key", key, time)
     if adjoint.over is not None:
         check_divisible(model, adjoint.over)
+        one_key = None if key is None or key.ndim else key
+        check_common(adjoint.over, state=given_state, length=length, key=one_key)
     first, whole = place(adjoint.over, xs, time)
     steps = _steps(time, length, mask, reset, first, whole)
     check_undivided(xs=xs, mask=steps.valid, reset=steps.reset)

@@ -35,6 +35,7 @@ __all__ = [
     "number_of_devices",
     "on_mesh",
     "part_of",
+    "placed_as",
     "repeated",
     "sharding",
     "skipping",
@@ -238,6 +239,13 @@ def repeated(array: Any, sizes: tuple[int, ...], axes: tuple) -> Any:
     shape, kept = (*sizes, *array.shape), range(len(sizes), len(sizes) + array.ndim)
     place = sharding((*axes, *axes_of(array)), array)
     return lax.broadcast_in_dim(array, shape, tuple(kept), out_sharding=place)
+
+
+def placed_as(array: Any, aval: Any) -> Any:
+    """`array` split over such a mesh as one of type `aval` is: a cotangent as its primal."""
+    if not _is_explicit(aval.sharding.mesh) or jax.typeof(array).sharding == aval.sharding:
+        return array
+    return jax.sharding.reshard(array, aval.sharding)
 
 
 def on_mesh(mesh: Any, array: Any) -> Any:

@@ -16,7 +16,15 @@ from jax import lax
 from seqjax import _checks
 from seqjax._tree import wide_dtype
 from seqjax._types import Array
-from seqjax.ops._jax import ad, axes_of, batching, matmul_precision, repeated, sharding
+from seqjax.ops._jax import (
+    ad,
+    axes_of,
+    batching,
+    matmul_precision,
+    placed_as,
+    repeated,
+    sharding,
+)
 from seqjax.ops.rows import beside_rows, rows_primitive, sum_rows, vary_alike
 from seqjax.ops.shift import spread
 
@@ -111,13 +119,11 @@ def _folded_pooled_dot(x: jax.Array, cotangent: jax.Array, precision: Any = None
 
 
 def _kernel_cotangent(cotangent: Any, x: Any, kernel: Any, **precision: Any) -> Any:
-    del kernel
-    return _pool.bind(x, cotangent, **precision)
+    return placed_as(_pool.bind(x, cotangent, **precision), kernel.aval)
 
 
 def _rows_cotangent(cotangent: Any, x: Any, kernel: Any, **precision: Any) -> Any:
-    del x
-    return _matmul.bind(cotangent, kernel.T, **precision)
+    return placed_as(_matmul.bind(cotangent, kernel.T, **precision), x.aval)
 
 
 def _batch_matmul(operands: Any, axes: Any, **precision: Any) -> Any:
@@ -153,8 +159,8 @@ _pool = rows_primitive(
 )
 ad.defbilinear(
     _pool,
-    lambda cotangent, x, d, **precision: _matmul.bind(d, cotangent.T, **precision),
-    lambda cotangent, x, d, **precision: _matmul.bind(x, cotangent, **precision),
+    lambda c, x, d, **precision: placed_as(_matmul.bind(d, c.T, **precision), x.aval),
+    lambda c, x, d, **precision: placed_as(_matmul.bind(x, c, **precision), d.aval),
 )
 batching.primitive_batchers[_pool] = _batch_pool
 
@@ -184,8 +190,12 @@ def _jvp_add(primals: Any, tangents: Any) -> Any:
 def _transpose_add(cotangent: Any, bias: Any, y: Any) -> Any:
     if isinstance(cotangent, ad.Zero):
         return None, None
-    to_bias = sum_rows(cotangent, cotangent.ndim - 1) if ad.is_undefined_primal(bias) else None
-    return to_bias, cotangent if ad.is_undefined_primal(y) else None
+    to_bias = to_y = None
+    if ad.is_undefined_primal(bias):
+        to_bias = placed_as(sum_rows(cotangent, cotangent.ndim - 1), bias.aval)
+    if ad.is_undefined_primal(y):
+        to_y = placed_as(cotangent, y.aval)
+    return to_bias, to_y
 
 
 _add_bias = rows_primitive("rows_add", _add, lambda bias, y: y)

@@ -332,9 +332,10 @@ def test_what_does_not_fit():
     over = {"adjoint": sj.BPTT(over=AXIS)}
     model = sj.lru(I, 4, 2)
     params, xs = model.init(KEY), jnp.ones((4, I), model.dtype)
-    with pytest.raises(ValueError, match=r"over: expected the name of a mesh axis .* got 'time'"):
+    name = r"over: expected the name of a mesh axis of the jax.shard_map that unroll runs in"
+    with pytest.raises(ValueError, match=rf"{name} \(none here\), got 'time'"):
         sj.unroll(model, params, xs, **over)
-    with pytest.raises(ValueError, match=r"over: expected the name of a mesh axis .* got 'steps'"):
+    with pytest.raises(ValueError, match=rf"{name} \('time'\), got 'steps'"):
         on_one_device(model, adjoint=sj.BPTT(over="steps"))(params, xs)
     with pytest.raises(ValueError, match="xs: expected a part of the series on each device"):
         on_one_device(model, P(), **over)(params, xs)
@@ -345,6 +346,32 @@ def test_what_does_not_fit():
     callback = sj.stack(model, lambda y: jax.pure_callback(lambda y: y, y, y))
     with pytest.raises(ValueError, match="over: expected None where steps run one"):
         on_one_device(callback, **over)(callback.init(KEY), xs)
+
+
+WHOLE = {
+    "length": jnp.array([4]),
+    "key": jax.random.split(KEY, 1),
+    "state": jnp.zeros((1, 4), "complex128"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_is_of_the_whole_series_and_not_the_same_on_all_devices(name):
+    model = sj.stack(sj.lru(I, 4, 2), sj.dropout(0.5))
+    params, xs = model.init(KEY), jnp.ones((4, I), jnp.float64)
+
+    def run(params, xs, one):
+        given = {name: one[0] if name != "state" else (one[0], ())}
+        return sj.unroll(model, params, xs, **given, adjoint=sj.BPTT(over=AXIS))[1]
+
+    for spec in (P(AXIS), P()):
+        specs = {"in_specs": (P(), P(AXIS), spec), "out_specs": P(AXIS)}
+        mapped = jax.shard_map(run, mesh=mesh_of(1), **specs)
+        if spec == P():
+            assert mapped(params, xs, WHOLE[name]).shape == (4, 2)
+            continue
+        with pytest.raises(ValueError, match=f"^{name}: expected what is the same on all devices"):
+            mapped(params, xs, WHOLE[name])
 
 
 @pytest.mark.parametrize("name", ["xs", "mask", "reset"])

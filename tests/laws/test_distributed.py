@@ -239,6 +239,43 @@ def decoding():
             }
 
 
+def products():
+    """The gradient, and its own, of a product whose operands explicit axes split in any way."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import AxisType
+    from jax.sharding import PartitionSpec as P
+    from support.comparison import relative_error
+
+    import seqjax as sj
+
+    def loss(xs, kernel, bias):
+        product = jax.vmap(jax.vmap(sj.matmul, (0, None, None)), (0, None, None))
+        return jnp.sum(jnp.sin(product(xs, kernel, bias)))
+
+    def second(*at):
+        both = lambda *at: sum(jnp.sum(jnp.cos(g)) for g in jax.grad(loss, (0, 1, 2))(*at))
+        return jax.grad(both, (0, 1, 2))(*at)
+
+    shapes = (4, 6, 8), (8, 12), (12,)
+    at = [jax.random.normal(jax.random.key(n), s, jnp.float64) for n, s in enumerate(shapes)]
+    both = jax.jit(lambda *at: (jax.grad(loss, (0, 1, 2))(*at), second(*at)))
+    theirs = jax.device_get(both(*at))
+    mesh = jax.make_mesh((2, 4), ("batch", "model"), axis_types=(AxisType.Explicit,) * 2)
+    batch, features, out = P("batch"), P("batch", None, "model"), P(None, "model")
+    for specs in [
+        (batch, P(), P()),
+        (batch, out, P("model")),
+        (batch, out, P()),
+        (features, P("model"), P()),
+        (features, P(), P()),
+        (P(None, None, "batch"), P(), P()),
+    ]:
+        with jax.set_mesh(mesh):
+            ours = both(*(jax.device_put(a, spec) for a, spec in zip(at, specs, strict=True)))
+        yield {"where": str(specs), "error": relative_error(jax.device_get(ours), theirs)}
+
+
 def params_off_the_mesh():
     """The gradient of parameters whose type has no mesh, beside a batch on explicit axes.
 
@@ -445,6 +482,13 @@ def test_training_over_eight_devices():
         "refused": "tree['xs']: expected an array whose leading axis 8 devices divide, "
         "got float64[12, 3]",
     }
+
+
+def test_products_of_operands_that_are_split_in_any_way():
+    found = results(start(DEVICES, "products"))
+    assert len(found) == 6
+    for result in found:
+        assert result["error"] <= 1e-12, result
 
 
 def test_decoding_over_eight_devices():
