@@ -395,6 +395,18 @@ def test_what_is_said_of_the_schedule_is_true_of_the_committed_results():
     assert f"choices at worst, {mean:.2f} times in the mean" in words
 
 
+def test_what_is_said_of_the_floor_is_true_of_the_committed_results():
+    rows, words = results("floor")["rows"], " ".join(BENCHMARKS.split())
+    for where, sentence in {
+        "one device": "takes {} times the time of seqjax on one device,",
+        "all cores": "on one device, and {} times on all cores (`benchmarks/floor.py`,",
+    }.items():
+        ratios = [row[where]["products/seqjax"] for row in rows]
+        mean = statistics.geometric_mean(ratios)
+        said = f"{mean:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        assert sentence.format(said) in words
+
+
 def test_time_is_proportional_to_the_length():
     """Where JAX's own scan is; a jaxlib where it is not is excluded."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
